@@ -170,6 +170,20 @@ def test_the_former_file_is_kept_whole(killed: tuple[Path, Path]) -> None:
     )
 
 
+def test_a_log_of_another_database_is_kept_apart_from_the_former_file(killed: tuple[Path, Path]) -> None:
+    """Somebody has copied the backup over the file of a server that was killed, which is refused until a restore."""
+    dead, file = killed
+    shutil.copy(file, dead / "jobs.db")
+    log = (dead / "jobs.db-wal").read_bytes()
+    with pytest.raises(StorageError, match="holds changes of another database"):
+        open_storage(f"sqlite:///{dead}/jobs.db")
+    former = restored(f"sqlite:///{dead}/jobs.db", file)
+    assert former is not None
+    assert names(f"sqlite:///{dead}/jobs.db") == names(f"sqlite:///{former}") == ["new"]
+    assert former.with_name(f"{former.name}-log-of-another").read_bytes() == log
+    assert not (dead / "jobs.db-wal").exists()
+
+
 def test_a_former_file_that_can_not_be_opened_is_kept_too(killed: tuple[Path, Path]) -> None:
     dead, file = killed
     (dead / "jobs.db").write_bytes(b"nothing of a database" * 1000)

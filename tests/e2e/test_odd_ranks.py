@@ -71,10 +71,17 @@ def test_values_come_together_however_many_they_are(processes: RankProcesses, n:
     assert processes.run(ranks.bring_together, n) == [expected] * SIZE
 
 
+def test_ranks_look_at_as_many_values_as_each_of_them_has(processes: RankProcesses) -> None:
+    """A rank whose losses are on the host knows more of them than one whose device is still at work."""
+    means = [i + 0.5 for i in range(10)]
+    expected = [[], means[:3], means, means, means[:2]]
+    assert processes.run(ranks.look_together, [0, 3, 10, 99]) == [expected] * SIZE
+
+
 def test_ranks_that_come_for_different_things_are_told_so(processes: RankProcesses) -> None:
     """All of them, and at once; from then on each hears itself alone."""
     for told in processes.run(ranks.come_for_different_things):
-        assert len(told) == 20
+        assert len(told) == 30
         assert set(told) == {"the ranks are not in step any more", "the tuning has failed on a rank", "it has parted"}
 
 

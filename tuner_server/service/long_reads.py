@@ -35,6 +35,15 @@ LONG_STEPS = 200_000
 LONG_DIRECTIVES = 2_000
 """Directives of a history from which on it is long."""
 
+VERY_LONG_DIRECTIVES = 10_000
+"""Directives of a history from which on laying it out takes some hundred megabytes, so that it is done for one at a
+time: at the cap on directives it takes 370 MB. Reading it part by part takes no more than for any other."""
+
+
+def is_very_long(job: StoredJob) -> bool:
+    """Whether an answer that lays out a job's history is the only one of its kind meanwhile."""
+    return job.state.directive.number > VERY_LONG_DIRECTIVES
+
 
 def is_long(job: StoredJob) -> bool:
     """Whether an answer that reads all of a job's history needs a turn."""
@@ -103,6 +112,7 @@ class LongReads:
         self._running: collections.Counter[str] = collections.Counter()
         self._turns: dict[Turn, str] = {}
         """The turns that have come, with their projects."""
+        self._very_long = asyncio.Lock()
         self._waiting: collections.OrderedDict[str, collections.deque[asyncio.Future[None]]] = collections.OrderedDict()
         """By project, the one first whose turn is next."""
 
@@ -112,17 +122,41 @@ class LongReads:
         return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
-    async def turn(self, project: str) -> AsyncIterator[Turn]:
-        """A turn, once it has come. Raises: BusyError: too many wait, or it did not come in time."""
+    async def turn(self, project: str, *, very_long: bool = False) -> AsyncIterator[Turn]:
+        """A turn, once it has come.
+
+        Args:
+            project: whose it is.
+            very_long: whether it waits for others of the kind too, as it lays out a history that is very long.
+
+        Raises: BusyError: too many wait, or it did not come in time.
+        """
         await self._begin(project)
         turn = Turn(self._clock)
         self._turns[turn] = project
         try:
-            yield turn
+            async with self._alone(very_long):
+                yield turn
         finally:
             del self._turns[turn]
             self._running[project] -= 1
             self._admit()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, very_long: bool) -> AsyncIterator[None]:
+        if not very_long:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._very_long.acquire()
+        except TimeoutError as error:
+            message = f"another very long history was being laid out for {self._wait_s:g} s; come again later"
+            raise BusyError(message, RETRY_S) from error
+        try:
+            yield
+        finally:
+            self._very_long.release()
 
     async def _begin(self, project: str) -> None:
         queue = self._waiting.setdefault(project, collections.deque())

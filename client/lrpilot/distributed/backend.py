@@ -125,7 +125,11 @@ class DistributedBackend(Backend):
         """Whether the means of settled losses show a divergence; apart, whether those of every rank do."""
         if self._apart:
             return self._ranks.mean([self._own.diverged()]) == [1.0]
-        return first_divergence(self._reduced(self._own.settled), self._limit) is not None
+        if self._n_losses > len(self._means):
+            # As many as every rank has: one that was given numbers has its last losses, where others wait for a device.
+            settled = self._read(self._own.settled)
+            self._means += self._ranks.mean_of_first(settled[len(self._means) :])
+        return first_divergence(self._means, self._limit) is not None
 
     def forget_skipped(self) -> list[int]:
         """The rank's own, which are everybody's: gradients are, and so is what overflows in them. Not collective."""
@@ -142,7 +146,10 @@ class DistributedBackend(Backend):
         """The means over the ranks; apart, the rank's own, and not collective."""
         if self._apart:
             return self._own.flush()
-        means = self._reduced(self._own.peek)
+        losses = self._read(self._own.peek)
+        if len(losses) > len(self._means):
+            self._means += self._ranks.mean(losses[len(self._means) :])
+        means = self._means
         self._own.flush()
         self._means, self._n_losses = [], 0
         return means
@@ -224,16 +231,10 @@ class DistributedBackend(Backend):
             self._own.hold_apart(apart)
             self._apart = apart
 
-    def _reduced(self, read: Callable[[], list[float]]) -> list[float]:
-        """The means of the losses since `begin` or `flush` that are read on every rank; each loss is reduced once.
-
-        A rank that can't read its losses has none that is a number, and meets the others all the same.
-        """
+    def _read(self, losses: Callable[[], list[float]]) -> list[float]:
+        """The losses of this rank. If it can't read them none is a number, and it meets the others all the same."""
         try:
-            losses = read()
+            return losses()
         except Exception:
             log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
-            losses = [math.nan] * self._n_losses
-        if len(losses) > len(self._means):
-            self._means += self._ranks.mean(losses[len(self._means) :])
-        return self._means
+            return [math.nan] * self._n_losses

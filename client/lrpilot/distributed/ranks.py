@@ -16,8 +16,8 @@ from torch.distributed.constants import default_pg_timeout
 
 from lrpilot.distributed.tree import Combine, Tree
 
-_PARTING, _BROADCAST = -2, -1
-"""What ranks may meet for besides sums and maxima, of so many values."""
+_PARTING, _BROADCAST, _FIRST_VALUES = -2, -1, 1 << 40
+"""What ranks may meet for besides sums and maxima. The last one, and so many more, is for sums of what all have."""
 
 _HEADER, _ROOM = 4, 60
 """The numbers of the message with which ranks meet: what they come for, and values; as many as a look at losses has."""
@@ -101,6 +101,20 @@ class Ranks:
             RuntimeError: a rank has parted.
         """
         means: list[float] = self._mean(torch.tensor(values, dtype=torch.float64)).float().tolist()
+        return means
+
+    def mean_of_first(self, values: Sequence[float]) -> list[float]:
+        """The means of the first values, of as many as every rank has, or fewer; collective.
+
+        Raises:
+            RuntimeError: a rank has parted.
+        """
+        if self.parted:
+            return list(values)
+        own = torch.tensor(values[:_ROOM], dtype=torch.float64)
+        with self._watched() as tree:
+            common, _ = self._meet(tree, _FIRST_VALUES + len(own), own)
+        means: list[float] = (common / self.size).float().tolist()
         return means
 
     def quadratic_mean(self, values: Sequence[float]) -> list[float]:
@@ -193,13 +207,14 @@ class Ranks:
         Args:
             tree: the way between the ranks.
             purpose: an even number, twice how many values are added up; an odd one, one more, where the largest are
-                looked for; or one of `_BROADCAST` and `_PARTING`.
-            values: at most `_ROOM`; as many on every rank.
+                looked for; one of `_BROADCAST` and `_PARTING`; or from `_FIRST_VALUES` on so many values more, which
+                may be others on other ranks.
+            values: at most `_ROOM`; as many on every rank, but for the first values.
             combine: how two ranks' values become one.
             length: a number of rank 0's, from 0 on; the others give 0.
 
         Returns:
-            The values of all ranks, and rank 0's number.
+            The values of all ranks, as many as each of them has, and rank 0's number.
 
         Raises:
             RuntimeError: a rank parts, or comes for another purpose, or one has gone without a word.
@@ -210,11 +225,12 @@ class Ranks:
         tree.bring_together(message, lambda own, other: _combined(own, other, combine))
         self._n_met += 1
         highest, lowest, length, self.called = int(message[0]), -int(message[1]), int(message[2]), bool(message[3])
-        if highest != lowest or lowest == _PARTING:
+        fewest = lowest - _FIRST_VALUES
+        if fewest < 0 and (highest != lowest or lowest == _PARTING):
             self.parted = True
             told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
             raise RuntimeError(told)
-        return message[_HEADER : _HEADER + len(values)], length
+        return message[_HEADER : _HEADER + (len(values) if fewest < 0 else fewest)], length
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[Tree]:

@@ -144,10 +144,18 @@ def die_in_the_channel(victim: int, told: Path) -> None:
             (told / str(ranks.rank)).write_text(str(error))
 
 
+def look_together(n_values: list[int]) -> list[list[float]]:
+    """The means of first values, of which rank 0 has each number and rank 1 ten; then that all are still in step."""
+    with contextlib.closing(channel()) as ranks:
+        own = [float(i + ranks.rank) for i in range(100)]
+        found = [ranks.mean_of_first(own[: n if ranks.rank == 0 else 10]) for n in n_values]
+        return [*found, ranks.mean(own[:2])]
+
+
 def come_for_different_things() -> list[str]:
     """What is raised where rank 1 comes for something else than the others, whatever it is; and what a mean is then."""
     told = []
-    for others, own in itertools.permutations((_mean_of_one, _mean_of_many, _largest, _hear, _part), 2):
+    for others, own in itertools.permutations((_mean_of_one, _mean_of_many, _mean_of_first, _largest, _hear, _part), 2):
         with contextlib.closing(channel()) as ranks:
             try:
                 (own if ranks.rank == 1 else others)(ranks)
@@ -165,6 +173,10 @@ def _mean_of_one(ranks: Ranks) -> object:
 
 def _mean_of_many(ranks: Ranks) -> object:
     return ranks.mean([1.0] * 500)
+
+
+def _mean_of_first(ranks: Ranks) -> object:
+    return ranks.mean_of_first([1.0])
 
 
 def _largest(ranks: Ranks) -> object:

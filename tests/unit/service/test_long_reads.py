@@ -157,6 +157,35 @@ async def test_a_project_whose_turns_are_all_taken_cuts_no_others() -> None:
                 await settled()
 
 
+@on_a_loop
+async def test_very_long_histories_are_laid_out_one_at_a_time_beside_others() -> None:
+    reads = LongReads(slots=4)
+    order = []
+    async with reads.turn("a", very_long=True):
+
+        async def second() -> None:
+            async with reads.turn("b", very_long=True):
+                order.append("second")
+
+        waiting = asyncio.create_task(second())
+        await settled()
+        async with reads.turn("c"):
+            order.append("another")
+    await waiting
+    assert order == ["another", "second"]
+
+
+@on_a_loop
+async def test_who_waits_too_long_for_a_very_long_history_gives_up() -> None:
+    reads = LongReads(slots=4, wait_s=0.02)
+    async with reads.turn("a", very_long=True):
+        with pytest.raises(BusyError, match="very long history"):
+            async with reads.turn("b", very_long=True):
+                pass
+    async with reads.turn("b", very_long=True):
+        pass
+
+
 def test_a_reader_is_late_by_the_bytes_that_it_took_and_the_time_that_it_was_waited_for() -> None:
     turn = Turn(clock := Clock())
     with turn.taking(100 * long_reads.LEAST_BYTES_PER_S):

@@ -29,6 +29,15 @@ class Lessons(Value):
     reached: Reached | None = None
     """The lowest level of a stretch of the committed steps that are carried out; None: there was none so long."""
 
+    @property
+    def fruitless(self) -> bool:
+        """Whether all probes ended above the loss that training began with: an LR of zero would have been better.
+
+        Which of these LRs is best says nothing then but how little it moves the weights.
+        """
+        footing = self.footing
+        return footing is not None and footing.best_loss is not None and footing.best_loss > footing.start
+
     def taught(self, lr: float, report: Report, judged: float | None) -> Self:
         """The state after one more probe.
 

@@ -318,6 +318,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
                 stage=state.stage, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by
             )
             return self._decided(state, decision, progress)
+        if state.fruitless:
+            return self._decided(
+                state, final_decay.for_want_of_a_gain(state, self.config.base_lr, state.stage), progress
+            )
         state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
         correction = length_correction(n, remaining, self.options.length_exponent)

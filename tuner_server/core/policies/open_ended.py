@@ -30,7 +30,7 @@ from tuner_server.core.search.head_start import FIRST_CANDIDATES
 from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, ending, probe, time_line
+from tuner_server.core.stages import committed, ending, final_decay, probe, time_line
 from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
 from tuner_server.core.stages.plan_change import because
 
@@ -221,6 +221,9 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
             decision = Decision(
                 stage=state.stage, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by
             )
+            return self._course.go_on(self._course.at(state, decision.lr, progress), progress, decision)
+        if state.fruitless:
+            decision = final_decay.for_want_of_a_gain(state, self.config.base_lr, state.stage)
             return self._course.go_on(self._course.at(state, decision.lr, progress), progress, decision)
         state, best = yield from self._opening(progress).best(state)
         correction = self._correction(state, progress)

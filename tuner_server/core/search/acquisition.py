@@ -19,6 +19,12 @@ from tuner_server.core.search.posterior import FloatArray, Moments, Posterior
 _TAIL = -20.0
 """Above it h(u) is larger than 1e-91, and loses no more than three digits to cancellation."""
 
+_ALL_BUT_HOPELESS = -5.0
+"""A guess of the value needs no lower u."""
+
+_ROUNDED_UP = 1.0 + 2.0**-50
+"""Twice what rounding may take from a sum of two numbers, as a part of the larger one."""
+
 _BOUND_SLACK = 1e-9
 """A bound may be wrong by so much, as a part of an improvement, where rounding has made it so."""
 
@@ -37,8 +43,17 @@ class Acquisition(Protocol):
         ...
 
     @property
-    def gap(self) -> float | None:
-        """How far the highest value lies below the highest bound, at most as a rule; None: the bound is the value."""
+    def uses_best(self) -> bool:
+        """Whether the lowest loss known makes a difference; if not, it may be NaN."""
+        ...
+
+    @property
+    def bound_is_value(self) -> bool:
+        """Whether the value is as high as the bound everywhere."""
+        ...
+
+    def likely(self, mean: float, variance: float, best: float) -> float:
+        """About the value of trying an LR where the mixture has this mean and this variance."""
         ...
 
     def at_most(self, moments: Moments, best: float) -> FloatArray:
@@ -60,7 +75,12 @@ class LowerConfidenceBound:
 
     kappa: float = 2.0
     name: ClassVar[str] = "lower confidence bound, sign turned"
-    gap: ClassVar[None] = None
+    uses_best: ClassVar[bool] = False
+    bound_is_value: ClassVar[bool] = True
+
+    def likely(self, mean: float, variance: float, best: float) -> float:
+        """In loss units; `best` makes no difference."""
+        return self.kappa * math.sqrt(variance) - mean
 
     def at_most(self, moments: Moments, best: float) -> FloatArray:
         """[m] in loss units; `best` makes no difference."""
@@ -77,7 +97,15 @@ class LogExpectedImprovement:
 
     name: ClassVar[str] = "log expected improvement"
     kappa: ClassVar[None] = None
-    gap: ClassVar[float] = 1.0
+    uses_best: ClassVar[bool] = True
+    bound_is_value: ClassVar[bool] = False
+
+    def likely(self, mean: float, variance: float, best: float) -> float:
+        """Logarithm of a loss difference: what a single Gaussian would be worth, if it isn't all but hopeless."""
+        sd = math.sqrt(variance)
+        u = max((best - mean) / sd, _ALL_BUT_HOPELESS)
+        density = math.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
+        return math.log(sd * (density + 0.5 * u * math.erfc(u * -math.sqrt(0.5))))
 
     def at_most(self, moments: Moments, best: float) -> FloatArray:
         """[m] logarithm of a loss difference."""
@@ -100,19 +128,17 @@ def log_improvement_bound(moments: Moments, best: float) -> FloatArray:
     """[m] the highest log E[max(best - f, 0)] that any f with these moments has.
 
     It is log ((sqrt(v + d^2) + d) / 2) with d = best - mean (Scarf, 1958), and a little more, for what rounding did.
+    Where the sum cancels, at means far above the best, that is most of it.
     """
-    variance = moments.variance + moments.rounding
     d = best - moments.mean
-    size = np.abs(d)
-    root = d * d
-    root += variance
-    np.sqrt(root, root)
-    root += size
-    # Two forms of one number, each without cancellation on its side of 0.
-    value = np.where(d > 0, root, variance / root)
-    value *= 0.5
+    value = d * d
+    value += moments.variance
+    value += moments.rounding
+    np.sqrt(value, value)
+    value *= _ROUNDED_UP
+    value += d
     np.log(value, value)
-    value += _BOUND_SLACK
+    value += _BOUND_SLACK - math.log(2.0)
     return value
 
 
@@ -129,10 +155,10 @@ def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     improvement = h(u)
     improvement *= sd
     expected = posterior.weight @ improvement
-    highest = np.maximum.reduce(u, 0)
-    if np.minimum.reduce(highest) >= _TAIL:
-        return np.log(expected)
-    hopeless = (highest < _TAIL).nonzero()[0]
+    # An expectation is no larger than the largest sd times h at its highest u, and h(`_TAIL`) is below 1e-89.
+    if np.minimum.reduce(expected) > 1e-89 * np.maximum.reduce(sd, None):
+        return np.log(expected, expected)
+    hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
     expected[hopeless] = 1.0
     value: FloatArray = np.log(expected, expected)
     terms = log_h_tail(u.take(hopeless, 1))

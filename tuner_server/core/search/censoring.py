@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from tuner_server.core.search.elimination import Elimination, unit_inverse
+from tuner_server.core.search.elimination import Elimination
 from tuner_server.core.search.standardisation import MAX_NOISE_SD
 
 FloatArray = npt.NDArray[np.float64]
@@ -94,9 +94,9 @@ def _given_the_others(
     work.diagonal += variance
     work.target += target
     work.run()
-    inverse = unit_inverse(work.unit)
+    inverse = work.inverses(np.arange(work.width))
     solved, inverse = inverse[work.n], inverse[: work.n]
-    total = 1.0 / np.add.reduce(inverse * inverse * work.inverse_pivot[:, None], 0)
+    total = 1.0 / np.add.reduce(inverse * inverse / work.diagonal[:, None], 0)
     return target + solved * total, np.maximum(total - variance, _LEAST_VARIANCE)
 
 

@@ -11,10 +11,15 @@ Notation and shapes (w matrices of n rows):
     L, D               A = L D L', L unit lower triangular, D diagonal
     C  [n, n + 1, w]   L D; it takes the place of A. Row n is z = L^-1 y: to eliminate a further row of the matrix is to
                        solve for it (Golub and Van Loan, 2013, section 4.1.2, algorithm 4.1.1, column by column)
+    W  [n, n, w]       L^-1
+
+Sums of products are `numpy.einsum`'s, which takes the axis with the longest steps as its outermost loop, and so adds up
+one row after the other; it calls no BLAS, and needs no array for the products.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 import cachetools
@@ -22,10 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.intp]
 
 MAX_NUMBERS = 2**17
 """Numbers in A at most, if there is more than one problem: 1 MB, which a core has close at hand."""
 _MAX_WIDTH_FACTOR = 8
+einsum = inspect.unwrap(np.einsum)
+"""NumPy's, without the look for arrays of other libraries, which takes a quarter as long as a sum itself."""
 _KEPT_NUMBERS = 2**21
 """Numbers in the A of all workspaces that a thread keeps: of searches with up to a dozen points, in every width. They
 take 40 MB at most."""
@@ -34,91 +42,114 @@ _PIVOTS_A_LOG = 16
 
 
 class Elimination:
-    """The memory for w factorisations, with every view that the loop needs.
+    """The memory for w factorisations, and for the inverses of some of them, with every view that the loops need.
 
     Making the views costs as much as the arithmetic, so it is used again and again; what was in it is lost with the
     next use. It belongs to one thread.
 
     Attributes:
         columns: [n, n + 1, w] A, to be filled in by the user; then C.
-        diagonal: [n, w] the diagonal of A, a view.
+        diagonal: [n, w] the diagonal of A, then D, a view.
         target: [n, w] row n: y, then z, a view.
         unit: [n, n + 1, w] L below the diagonal, columns first; row n is D^-1 z.
-        inverse_pivot: [n, w] the diagonal of D^-1.
     """
 
-    def __init__(self, n: int, width: int) -> None:
-        """Makes room for matrices with n rows."""
+    def __init__(self, n: int, width: int, inverses: int = 0) -> None:
+        """Makes room for matrices with n rows, and for so many inverses at once."""
         self.n, self.width = n, width
         self.columns = np.empty((n, n + 1, width))
         self.unit = np.empty_like(self.columns)
-        self.inverse_pivot = np.empty((n, width))
         self.diagonal = self.columns.reshape(n * (n + 1), width)[:: n + 2]
         self.target = self.columns[:, n]
         self._solved = self.unit[:, n]
-        self._products = np.empty(max((j * (n + 1 - j) for j in range(n)), default=0) * width)
         self._sums = np.empty((n + 1, width))
         self._steps = [self._step(j, j) for j in range(n)]
+        self._inverses = inverses
+        self._inversions: dict[int, _Inversion] = {}
 
     def _step(self, j: int, earlier: int) -> tuple[FloatArray, ...]:
         """The views for what `earlier` columns take from column j."""
-        rows, width = self.n + 1 - j, self.columns.shape[2]
         return (
             self.columns[:earlier, j:],
-            self.unit[:earlier, j, None],
-            self._products[: earlier * rows * width].reshape(earlier, rows, width),
-            self._sums[:rows],
+            self.unit[:earlier, j],
+            self._sums[: self.n + 1 - j],
             self.columns[j, j:],
             self.columns[j, j],
-            self.inverse_pivot[j],
             self.columns[j, j + 1 :],
             self.unit[j, j + 1 :],
         )
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
         """Eliminates the columns from `start` on; those before it must have been."""
-        multiply, add, subtract, divide = np.multiply, np.add.reduce, np.subtract, np.divide
-        for rows, row, products, sums, column, pivot, inverse, below, unit in self._steps[start:stop]:
-            if len(products):
-                multiply(rows, row, products)
-                # Along the first axis it adds one row after the other, whatever the other axes are.
-                add(products, 0, out=sums)
+        multiply, subtract, divide = np.multiply, np.subtract, np.divide
+        for earlier, (rows, row, sums, column, pivot, below, unit) in enumerate(self._steps[start:stop], start):
+            if earlier > 1:
+                einsum("mrw,mw->rw", rows, row, out=sums)
                 subtract(column, sums, column)
-            divide(1.0, pivot, inverse)
-            multiply(below, inverse, unit)
+            elif earlier:
+                multiply(rows[0], row[0], sums)
+                subtract(column, sums, column)
+            divide(below, pivot, unit)
 
     def remainder(self, start: int, into: Elimination) -> None:
         """What the first `start` columns, which have been eliminated, leave of the others: the Schur complement."""
         for j in range(start, self.n):
-            rows, row, products, sums, column, *_ = self._step(j, start)
-            np.multiply(rows, row, products)
-            np.add.reduce(products, 0, out=sums)
+            rows, row, sums, column, *_ = self._step(j, start)
+            einsum("mrw,mw->rw", rows, row, out=sums)
             np.subtract(column, sums, into.columns[j - start, j - start :])
 
     def log_likelihood(self) -> FloatArray:
         """[w] log N(y | 0, A), less the constant: Rasmussen and Williams (2006), equation 2.30."""
-        quadratic = np.add.reduce(self.target * self._solved, 0)
-        inverse = self.inverse_pivot
-        log_det = np.log(np.multiply.reduce(inverse[:_PIVOTS_A_LOG], 0))
-        for start in range(_PIVOTS_A_LOG, self.n, _PIVOTS_A_LOG):
-            log_det += np.log(np.multiply.reduce(inverse[start : start + _PIVOTS_A_LOG], 0))
-        result: FloatArray = 0.5 * (log_det - quadratic)
+        result: FloatArray = einsum("mw,mw->w", self.target, self._solved)
+        for start in range(0, self.n, _PIVOTS_A_LOG):
+            result += np.log(np.multiply.reduce(self.diagonal[start : start + _PIVOTS_A_LOG], 0))
+        result *= -0.5
         return result
 
+    def inverses(self, places: IndexArray) -> FloatArray:
+        """[n + 1, n, k] W of the factors at these places, k of them at most as there is room for; it is lost likewise.
 
-def unit_inverse(unit: FloatArray) -> FloatArray:
-    """[r, n, k] W = L^-1 for L as `Elimination.unit` has it, [n, r, k]; rows first: W[i, j] is row i of column j.
+        Rows come first: W[i, j] is row i of column j; row n is -(A^-1 y)'.
+        """
+        k, half = len(places), self._inverses // 2
+        room = half if k <= half else self._inverses
+        inversion = self._inversions.get(room)
+        if inversion is None:
+            inversion = self._inversions[room] = _Inversion(self.n, room)
+        # Every inverse that there is room for is made: the views are for all of them.
+        inversion.places[:k] = places
+        self.unit.take(inversion.places, 2, inversion.unit, "clip")
+        inversion.run()
+        return inversion.inverse[..., :k]
 
-    What there is below L, as r = n + 1, comes out multiplied by -W.
+
+class _Inversion:
+    """The memory for w inverses of unit lower triangular matrices, as an `Elimination` is for factors.
+
+    Attributes:
+        places: [w] where the matrices are taken from.
+        unit: [n, n + 1, w] L below the diagonal, columns first, to be filled in by the user; its sign is turned.
+        inverse: [n + 1, n, w] W, rows first. What there is below L, as its last row, comes out multiplied by -W.
     """
-    n, r, k = unit.shape
-    inverse = np.zeros((r, n, k))
-    inverse.reshape(r * n, k)[: n * n : n + 1] = 1.0
-    negative = np.negative(unit)
-    for i in range(1, r):
-        known = min(i, n)
-        np.add.reduce(negative[:known, i, None] * inverse[:known, :known], 0, out=inverse[i, :known])
-    return inverse
+
+    def __init__(self, n: int, width: int) -> None:
+        self.places = np.zeros(width, np.intp)
+        self.unit = np.empty((n, n + 1, width))
+        self.inverse = np.zeros((n + 1, n, width))
+        self.inverse.reshape((n + 1) * n, width)[: n * n : n + 1] = 1.0
+        self._second = self.inverse[1:2, :1], self.unit[:1, 1:2]
+        self._steps = [
+            (self.unit[:known, i], self.inverse[:known, :known], self.inverse[i, :known])
+            for i, known in enumerate([*range(n), n])
+            if known > 1
+        ]
+
+    def run(self) -> None:
+        np.negative(self.unit, self.unit)
+        second, negative = self._second
+        second[...] = negative
+        for row, above, inverse in self._steps:
+            einsum("mw,mcw->cw", row, above, out=inverse)
 
 
 def widest(n: int, n_settings: int) -> int:
@@ -128,26 +159,26 @@ def widest(n: int, n_settings: int) -> int:
 
 class _Workspaces(threading.local):
     def __init__(self) -> None:
-        self.kept: cachetools.LRUCache[tuple[int, int], Elimination] = cachetools.LRUCache(
+        self.kept: cachetools.LRUCache[tuple[int, int, int], Elimination] = cachetools.LRUCache(
             _KEPT_NUMBERS, lambda kept: kept.columns.size
         )
         self.latest = Elimination(0, 0)
+        self.latest_key = (0, 0, 0)
 
 
 _workspaces = _Workspaces()
 
 
-def elimination(n: int, width: int) -> Elimination:
+def elimination(n: int, width: int, inverses: int = 0) -> Elimination:
     """A workspace of this thread, kept from its last use unless it is large."""
-    latest = _workspaces.latest
-    if (latest.n, latest.width) == (n, width):
-        return latest
-    kept = _workspaces.kept
-    found = kept.get((n, width))
+    key = (n, width, inverses)
+    if _workspaces.latest_key == key:
+        return _workspaces.latest
+    found = _workspaces.kept.get(key)
     if found is None:
-        found = Elimination(n, width)
+        found = Elimination(n, width, inverses)
         if found.columns.size > MAX_NUMBERS:
             return found
-        kept[n, width] = found
-    _workspaces.latest = found
+        _workspaces.kept[key] = found
+    _workspaces.latest, _workspaces.latest_key = found, key
     return found

@@ -38,7 +38,7 @@ _OUTPUT_SCALE_PRIOR = (1.0, 1.0)
 _NOISE_SCALE_PRIOR = (0.05, 1.25)
 
 _KEPT_WEIGHT = 0.99
-_MAX_KEPT = 32
+MAX_KEPT = 32
 """Bounds the cost of the posterior. Reached only with few observations, when many settings are about as likely."""
 
 
@@ -88,28 +88,33 @@ class Grid:
         return len(self.log_prior)
 
     def heaviest(self, log_likelihood: FloatArray) -> tuple[FloatArray, IndexArray]:
-        """The smallest set of settings with `_KEPT_WEIGHT` of the weight, at most `_MAX_KEPT`: weights, indices [k].
+        """The smallest set of settings with `_KEPT_WEIGHT` of the weight, at most `MAX_KEPT`: weights, indices [k].
 
         They come in the order of the grid, so that those with the same lengthscale are neighbours.
         """
         log_weight = log_likelihood + self.log_prior
         log_weight -= np.maximum.reduce(log_weight)
         weight = np.exp(log_weight)
-        order = (-weight).argsort(kind="stable")
-        cumulative = np.add.accumulate(weight[order])
-        n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, _MAX_KEPT)
-        kept = order[:n_kept]
-        kept.sort()
-        return weight[kept] / cumulative[n_kept - 1], kept
+        falling = weight.copy()
+        falling.sort()
+        falling = falling[::-1]
+        cumulative = np.add.accumulate(falling)
+        n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, MAX_KEPT)
+        least = falling[n_kept - 1]
+        kept = (weight >= least).nonzero()[0]
+        if len(kept) > n_kept:
+            # Of settings that weigh the same, the first ones.
+            kept = np.delete(kept, (weight.take(kept) == least).nonzero()[0][n_kept - len(kept) :])
+        return weight.take(kept) / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:
         """The rates of settings [k] that are in order, each once [g, 1, 1], and where each of them begins [g]."""
-        index = self.lengthscale_index[kept]
+        index = self.lengthscale_index.take(kept)
         first = np.empty(len(index), np.bool_)
         first[:1] = True
         np.not_equal(index[1:], index[:-1], first[1:])
         starts = first.nonzero()[0]
-        return self.rates[index[starts], None, None], starts.tolist()
+        return self.rates.take(index.take(starts))[:, None, None], starts.tolist()
 
 
 @functools.cache

@@ -17,7 +17,6 @@ by the law of total variance, where the inner sums go over the settings that hav
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +24,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from tuner_server.core.search.elimination import einsum
 from tuner_server.core.search.kernel import matern
 
 FloatArray = npt.NDArray[np.float64]
@@ -111,16 +111,27 @@ class Fitted:
     starts: Sequence[int]
     """[g] where the settings of a lengthscale begin, which are neighbours."""
 
-    def outlook(self, x: FloatArray) -> Outlook:
-        """What is expected at LRs [m], in units of the range."""
+    def distances(self, x: FloatArray) -> FloatArray:
+        """[n, m] how far observations and LRs [m] are apart, in units of the range."""
         distance = self.x[:, None] - x
-        np.abs(distance, distance)
+        return np.abs(distance, distance)
+
+    def outlook(self, x: FloatArray, distances: FloatArray) -> Outlook:
+        """What is expected at LRs [m], in units of the range, so far from the observations."""
         # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
-        return Outlook(self, x, distance, matern(distance * self.rates))
+        return Outlook(self, self._offset(x), matern(distances * self.rates))
 
     def posterior(self, log_lr: FloatArray) -> Posterior:
         """The loss to expect at the LRs [m]; mean and variance only, no covariances."""
-        return self.outlook(normalised(log_lr, self.bounds)).posterior(np.arange(len(log_lr)))
+        x = normalised(log_lr, self.bounds)
+        return self.outlook(x, self.distances(x)).posterior()
+
+    def _offset(self, x: FloatArray) -> FloatArray | float:
+        """What was believed beforehand, at the level that the observations have."""
+        if self.prior_mean is None:
+            return self.centre
+        low, high = self.bounds
+        return self.centre + self.prior_mean(low + (high - low) * x)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -129,49 +140,45 @@ class Outlook:
 
     Attributes:
         fitted: The surrogate.
-        x: [m] log LR, in units of the range.
-        distance: [n, m] how far observations and LRs are apart, in units of the range.
-        correlation: [g, n, m] their correlations.
+        offset: [m] what was believed beforehand, at the level that the observations have; one number if it is the same
+            everywhere.
+        correlation: [g, n, m] correlations of observations and LRs.
     """
 
     fitted: Fitted
-    x: FloatArray
-    distance: FloatArray
+    offset: FloatArray | float
     correlation: FloatArray
 
     def moments(self) -> Moments:
         """Mean and variance over all settings."""
-        fitted, n, m = self.fitted, len(self.fitted.x), len(self.x)
-        rows = len(fitted.rates) * n
-        correlation = self.correlation.reshape(rows, m)
-        level = fitted.summed[:, n].reshape(rows) @ correlation
-        terms = np.matmul(fitted.summed[:, :n], self.correlation)
-        terms *= self.correlation
-        variance = np.add.reduce(terms.reshape(rows, m), 0)
-        variance += level * level
+        fitted, n = self.fitted, len(self.fitted.x)
+        products = np.matmul(fitted.summed, self.correlation)
+        level = np.add.reduce(products[:, n], 0)
+        explained = einsum("gnm,gnm->m", products[:, :n], self.correlation)
+        explained += level * level
         unit = fitted.scale**2
-        np.subtract(fitted.weight @ fitted.variance, variance, variance)
+        variance = np.subtract(fitted.weight @ fitted.variance, explained, explained)
         np.maximum(variance, _LEAST_VARIANCE * unit, out=variance)
-        return Moments(self._offset(self.x) - level, variance, _ROUNDING * unit)
+        return Moments(np.subtract(self.offset, level, level), variance, _ROUNDING * unit)
 
-    def posterior(self, places: IndexArray) -> Posterior:
-        """What each setting by itself expects at the LRs with these indices."""
-        fitted, n, m = self.fitted, len(self.fitted.x), len(places)
-        correlation = self.correlation.take(places, 2)
-        products = np.empty((len(fitted.weight), n + 1, m))
-        for i, (start, stop) in enumerate(itertools.pairwise([*fitted.starts, len(products)])):
-            rows = fitted.rows[start:stop].reshape((stop - start) * (n + 1), n)
-            np.matmul(rows, correlation[i], products[start:stop].reshape((stop - start) * (n + 1), m))
-        explained = products[:, :n]
-        explained *= explained
-        variance = fitted.variance - np.add.reduce(explained, 1)
+    def at(self, places: IndexArray) -> Outlook:
+        """What is expected at the LRs with these indices."""
+        offset = self.offset if isinstance(self.offset, float) else self.offset.take(places)
+        return Outlook(self.fitted, offset, self.correlation.take(places, 2))
+
+    def posterior(self) -> Posterior:
+        """What each setting by itself expects."""
+        fitted, (_, n, m) = self.fitted, self.correlation.shape
+        k, r = len(fitted.weight), n + 1
+        rows, products = fitted.rows.reshape(k * r, n), np.empty((k * r, m))
+        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
+        for correlation, start, stop in zip(self.correlation, fitted.starts, [*fitted.starts[1:], k], strict=True):
+            np.matmul(rows[start * r : stop * r], correlation, products[start * r : stop * r])
+        products = products.reshape(k, r, m)
+        explained = einsum("knm,knm->km", products[:, :n], products[:, :n])
+        variance = np.subtract(fitted.variance, explained, explained)
         np.maximum(variance, _LEAST_VARIANCE * fitted.scale**2, out=variance)
-        return Posterior(products[:, n] + self._offset(self.x[places]), variance, fitted.weight)
-
-    def _offset(self, x: FloatArray) -> FloatArray | float:
-        """What was believed beforehand, at the level that the observations have."""
-        fitted, (low, high) = self.fitted, self.fitted.bounds
-        return fitted.centre if fitted.prior_mean is None else fitted.centre + fitted.prior_mean(low + (high - low) * x)
+        return Posterior(products[:, n] + self.offset, variance, fitted.weight)
 
 
 def normalised(log_lr: FloatArray, bounds: tuple[float, float]) -> FloatArray:

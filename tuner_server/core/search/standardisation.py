@@ -52,52 +52,48 @@ def standardise(residual: FloatArray, noise_var: FloatArray, censored: BoolArray
     if not len(residual):
         return Standardised(0.0, 1.0, residual, noise_var)
     some = None if censored is None or censored.all() else ~censored
+    seen = (residual if some is None else residual[some]).tolist()
+    noise = (noise_var if some is None else noise_var[some]).tolist()
+    ordered = sorted(seen)
+    lowest, median, worst = ordered[0], _median(ordered), ordered[-1]
     # For a threshold this is a weaker statement and still true: "at least t" implies "at least the worst seen"
     # where that is lower. How far above everything it was is then no number that matters.
-    highest = _highest((residual if some is None else residual[some]).tolist())
-    residual = np.minimum(residual, highest)
-    centre, scale = _location_scale(
-        (residual if some is None else residual[some]).tolist(),
-        (noise_var if some is None else noise_var[some]).tolist(),
-    )
-    residual -= centre
-    residual /= scale
+    highest = _highest(lowest, median, worst)
+    scale = _scale([min(value, highest) for value in seen] if highest < worst else seen, noise)
+    target = residual - median if highest == worst and some is None else np.minimum(residual, highest) - median
+    target /= scale
     # Only a threshold can lie far below the rest, and there it says nothing.
     if censored is not None:
-        np.maximum(residual, _LOWEST_THRESHOLD, out=residual)
-    noise_sd = np.sqrt(noise_var)
-    noise_sd /= scale
-    np.minimum(noise_sd, MAX_NOISE_SD, out=noise_sd)
-    noise_sd *= noise_sd
-    return Standardised(centre, scale, residual, noise_sd)
+        np.maximum(target, _LOWEST_THRESHOLD, out=target)
+    noise_var = np.minimum(noise_var, (MAX_NOISE_SD * scale) ** 2)
+    noise_var /= scale**2
+    return Standardised(median, scale, target, noise_var)
 
 
-def _highest(residual: list[float]) -> float:
+def _highest(lowest: float, median: float, worst: float) -> float:
     """The level at which losses are winsorised, or the worst of them if that is lower.
 
     A high LR can cost any amount, and no stationary kernel follows a cliff and a shallow optimum beside it. That such
     an LR is bad is all that the search needs. On curves with a cliff it took the mean regret after ten probes from 0.09
     to 0.04 (log expected improvement; the curve falls by 0.15 for each e-fold of the LR, up to the cliff).
     """
-    median, worst = _median(residual), max(residual)
     # The second term keeps worse losses apart from the others where most of them are equal.
-    reach = max(median - min(residual), 0.02 * (worst - median))
+    reach = max(median - lowest, 0.02 * (worst - median))
     return min(median + _WINSOR_REACH * reach, worst)
 
 
-def _location_scale(residual: list[float], noise_var: list[float]) -> tuple[float, float]:
-    """Median and standard deviation, with floors that keep the scale away from 0."""
+def _scale(residual: list[float], noise_var: list[float]) -> float:
+    """The standard deviation, with floors that keep it away from 0."""
     mean = math.fsum(residual) / len(residual)
-    scale = max(
+    return max(
         math.sqrt(math.fsum([(value - mean) ** 2 for value in residual]) / len(residual)),
-        math.sqrt(_median(noise_var)),  # differences below the noise are noise
-        1e-12 * max(map(abs, residual)),  # constant losses, but for rounding
+        math.sqrt(_median(sorted(noise_var))),  # differences below the noise are noise
+        1e-12 * max(max(residual), -min(residual)),  # constant losses, but for rounding
         1.0 / MAX_LOSS,  # all zero
     )
-    return _median(residual), scale
 
 
-def _median(values: list[float]) -> float:
+def _median(ordered: list[float]) -> float:
     # The module `statistics` takes five times as long over a dozen numbers.
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])

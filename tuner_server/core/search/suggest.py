@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
 from tuner_server.core.search.hyperparameters import IndexArray
-from tuner_server.core.search.posterior import Fitted, FloatArray, Outlook, PriorMean
+from tuner_server.core.search.posterior import Fitted, FloatArray, Moments, Outlook, PriorMean
 from tuner_server.core.search.surrogate import Observations, Surrogate, fit_all
 
 R = TypeVar("R")
@@ -23,6 +24,10 @@ MIN_SEPARATION = 0.01
 """A fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
 _ROUNDED_UP = 1.0 + 1e-9
 """Distances are compared after they were rounded: an LR that seems to be just far enough may be a hair too close."""
+_LIKELY_ERROR = 0.2
+"""A guess of the highest acquisition is hardly ever too high by more. A wrong guess costs time, and nothing else."""
+_LOWEST_GUESS = 1.5
+"""The highest acquisition lies hardly ever this far below the highest bound."""
 EVIDENCE_SIZE = 64
 """Points of the curves that are kept: enough for a plot, little to store."""
 
@@ -43,11 +48,37 @@ class Suggestion:
 
     Attributes:
         log_lr: Its natural logarithm.
-        evidence: None for the first LR, which is drawn.
     """
 
     log_lr: float
-    evidence: Evidence | None
+    _evidence: Callable[[], Evidence] | None = None
+
+    @functools.cached_property
+    def evidence(self) -> Evidence | None:
+        """What the surrogate thought, made when it is first asked for; None for the first LR, which is drawn."""
+        return None if self._evidence is None else self._evidence()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Kept:
+    """What the evidence for a suggestion is made from."""
+
+    query: Query
+    fitted: Fitted
+    moments: Moments
+    best: float
+
+    def evidence(self) -> Evidence:
+        query, moments, (low, high) = self.query, self.moments, self.query.bounds
+        places = _thinned(query.grid_size)
+        log_lr = low + (high - low) * _unit_grid(query.grid_size)[places]
+        log_lr[-1] = high  # to the bit
+        mean, variance = moments.mean[places], moments.variance[places]
+        if query.acquisition.bound_is_value:
+            value = query.acquisition.at_most(Moments(mean, variance), self.best)
+        else:
+            value = query.acquisition.evaluate(self.fitted.posterior(log_lr), self.best)
+        return Evidence(log_lr, mean, np.sqrt(variance), value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,56 +135,54 @@ def suggest_all(queries: Sequence[Query]) -> list[Suggestion]:
 
 
 def _draw(query: Query) -> Suggestion:
-    return Suggestion(float(np.random.default_rng(query.seed).uniform(*query.bounds)), evidence=None)
+    return Suggestion(float(np.random.default_rng(query.seed).uniform(*query.bounds)))
 
 
 def _choose(query: Query, fitted: Fitted) -> Suggestion:
     size, (low, high) = query.grid_size, query.bounds
-    grid, thinned = _unit_grid(size), _thinned(size)
+    grid = _unit_grid(size)
     # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
     # lowest observed loss.
-    outlook = fitted.outlook(np.concatenate([grid, fitted.x]))
+    x = np.concatenate([grid, fitted.x]) if query.acquisition.uses_best else grid
+    distances = fitted.distances(x)
+    outlook = fitted.outlook(x, distances)
     moments = outlook.moments()
-    best = float(np.minimum.reduce(moments.mean[size:]))
-    nearest = np.minimum.reduce(outlook.distance[:, :size], 0)
-    eligible = nearest >= min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))
+    best = float(np.minimum.reduce(moments.mean[size:])) if query.acquisition.uses_best else math.nan
     bound = query.acquisition.at_most(moments, best)[:size]
-    hopeful = np.where(eligible, bound, -np.inf)
-    value, ranked = bound, hopeful
-    if query.acquisition.gap is not None:
-        value = _evaluated(query, outlook, best, hopeful)
-        ranked = np.where(eligible, value, -np.inf)
-
-    log_lr = low + (high - low) * grid[thinned]
-    log_lr[-1] = high  # to the bit
-    chosen = int(ranked.argmax())
-    return Suggestion(
-        log_lr=high if chosen == size - 1 else low + (high - low) * float(grid[chosen]),
-        evidence=Evidence(log_lr, moments.mean[thinned], np.sqrt(moments.variance[thinned]), value[thinned]),
-    )
+    nearest = np.minimum.reduce(distances[:, :size], 0)
+    bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf
+    chosen = _highest(query.acquisition, outlook, moments, best, bound)
+    log_lr = high if chosen == size - 1 else low + (high - low) * float(grid[chosen])
+    return Suggestion(log_lr, _Kept(query, fitted, moments, best).evidence)
 
 
-def _evaluated(query: Query, outlook: Outlook, best: float, hopeful: FloatArray) -> FloatArray:
-    """[m] the acquisition where evidence is kept, and wherever it may be the highest; elsewhere minus infinity.
+def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best: float, bound: FloatArray) -> int:
+    """Where the acquisition is the highest.
 
     Args:
-        query: The question.
+        acquisition: What is compared.
         outlook: What the surrogate expects at the LRs.
+        moments: Mean and variance of that.
         best: The lowest loss known.
-        hopeful: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
+        bound: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
     """
-    acquisition, value = query.acquisition, np.full(len(hopeful), -np.inf)
+    top = int(bound.argmax())
+    if acquisition.bound_is_value:
+        return top
     # A guess how high the highest value is: what has no chance then need not be looked at, if the guess was right.
-    level = float(np.maximum.reduce(hopeful)) - (acquisition.gap or 0.0)
-    wanted = hopeful >= level
-    wanted[_thinned(len(hopeful))] = True
-    places = wanted.nonzero()[0]
-    value[places] = acquisition.evaluate(outlook.posterior(places), best)
-    highest = float(np.maximum.reduce(value, where=hopeful > -np.inf, initial=-np.inf))
-    places = ((hopeful >= highest) & ~wanted).nonzero()[0] if highest < level else places[:0]
-    if len(places):
-        value[places] = acquisition.evaluate(outlook.posterior(places), best)
-    return value
+    guess = acquisition.likely(float(moments.mean[top]), float(moments.variance[top]), best)
+    level = max(guess - _LIKELY_ERROR, float(bound[top]) - _LOWEST_GUESS)
+    places = (bound >= level).nonzero()[0]
+    value = acquisition.evaluate(outlook.at(places).posterior(), best)
+    at = int(value.argmax())
+    chosen, highest = int(places[at]), float(value[at])
+    if highest < level:
+        places = ((bound >= highest) & (bound < level)).nonzero()[0]
+        if len(places):
+            value = acquisition.evaluate(outlook.at(places).posterior(), best)
+            at = int(value.argmax())
+            chosen = int(places[at]) if value[at] > highest else chosen
+    return chosen
 
 
 @functools.lru_cache(maxsize=16)

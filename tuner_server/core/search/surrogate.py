@@ -35,14 +35,15 @@ import numpy.typing as npt
 
 from tuner_server.core.search import hyperparameters
 from tuner_server.core.search.censoring import SOFTNESS, propagate
-from tuner_server.core.search.elimination import Elimination, elimination, unit_inverse, widest
-from tuner_server.core.search.hyperparameters import Grid
+from tuner_server.core.search.elimination import Elimination, elimination, widest
+from tuner_server.core.search.hyperparameters import MAX_KEPT, Grid
 from tuner_server.core.search.kernel import matern
 from tuner_server.core.search.posterior import Fitted, PriorMean, normalised
 from tuner_server.core.search.standardisation import MAX_LOSS, Standardised, standardise
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IndexArray = npt.NDArray[np.intp]
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -176,7 +177,7 @@ def fit_all(pairs: Sequence[tuple[Surrogate, Observations]]) -> list[Fitted]:
 def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     """Fits surrogates with as many observations each, and as many censored ones."""
     n, n_censored, b, h = len(batch[0].x), batch[0].n_censored, len(batch), len(grid)
-    work = elimination(n, b * h)
+    work = elimination(n, b * h, b * min(h, MAX_KEPT))
     noise_var = _side_by_side([one.losses.noise_var for one in batch])
     target = _side_by_side([one.losses.target for one in batch])
     _fill(work, grid, _side_by_side([one.x for one in batch]))
@@ -212,7 +213,7 @@ def _fill(work: Elimination, grid: Grid, x: FloatArray) -> None:
 def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: FloatArray) -> FloatArray:
     """Puts pseudo-observations in place of the censored ones, and goes on to the end: log correction [w]."""
     work.target[seen:] = 0.0
-    censored = Elimination(work.n - seen, threshold.shape[1])
+    censored = Elimination(work.n - seen, work.width, work.width)
     work.remainder(seen, censored)
     pseudo = propagate(censored, threshold, softness)
     work.diagonal[seen:] += pseudo.variance
@@ -224,13 +225,17 @@ def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: Float
 def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray) -> list[Fitted]:
     """What the posteriors need of the settings that carry the weight; log likelihoods [b, h]."""
     chosen = [grid.heaviest(one) for one in log_likelihood]
-    settings = _joined([kept for _, kept in chosen])
-    places = _joined([kept + i * len(grid) for i, (_, kept) in enumerate(chosen)]) if len(batch) > 1 else settings
-    scale = _joined([np.full(len(kept), one.losses.scale) for one, (_, kept) in zip(batch, chosen, strict=True)])
-    variance = grid.output_variance[settings] * scale
-    rows = _rows(work.unit.take(places, 2), work.inverse_pivot.take(places, 1), variance)
+    counts = [len(kept) for _, kept in chosen]
+    weights, settings = _joined([weight for weight, _ in chosen]), _joined([kept for _, kept in chosen])
+    places, scale = settings, np.array(batch[0].losses.scale)
+    if len(batch) > 1:
+        places = settings + np.repeat(np.arange(0, work.width, len(grid)), counts)
+        scale = np.repeat([one.losses.scale for one in batch], counts)
+    variance = grid.output_variance.take(settings)
     variance *= scale
-    products = _products(rows, _joined([weight for weight, _ in chosen]))
+    rows = _rows(work, places, variance)
+    variance *= scale
+    products = _products(rows, weights)
     fitted, stop = [], 0
     for one, (weight, kept) in zip(batch, chosen, strict=True):
         start, stop = stop, stop + len(kept)
@@ -257,14 +262,14 @@ def _joined(arrays: Sequence[npt.NDArray[Number]]) -> npt.NDArray[Number]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _rows(unit: FloatArray, inverse_pivot: FloatArray, variance: FloatArray) -> FloatArray:
+def _rows(work: Elimination, places: IndexArray, variance: FloatArray) -> FloatArray:
     """[k, n + 1, n] s^2 D^-1/2 L^-1, and as the last row s^2 (K^-1 y)', of k settings; s^2 [k] in any unit."""
-    n, _, k = unit.shape
+    n, k = work.n, len(places)
     rows, factor = np.empty((k, n + 1, n)), np.empty((n + 1, k))
-    np.sqrt(inverse_pivot, factor[:n])
-    factor[n] = -1.0
-    factor *= variance
-    np.multiply(unit_inverse(unit), factor[:, None], rows.transpose(1, 2, 0))
+    deviation = work.diagonal.take(places, 1)
+    np.divide(variance, np.sqrt(deviation, deviation), factor[:n])
+    np.negative(variance, factor[n])
+    np.multiply(work.inverses(places), factor[:, None], rows.transpose(1, 2, 0))
     return rows
 
 
@@ -272,9 +277,10 @@ def _products(rows: FloatArray, weight: FloatArray) -> FloatArray:
     """[k, n + 1, n] w (R' R - a a') of each setting, and -w a' as the last row."""
     n = rows.shape[2]
     weighted = rows * weight[:, None, None]
-    np.negative(weighted[:, n], weighted[:, n])
+    last = weighted[:, n]
+    np.negative(last, last)
     products = np.empty_like(rows)
     # One small product after the other, each in a shape that doesn't depend on other searches.
     np.matmul(rows.transpose(0, 2, 1), weighted, products[:, :n])
-    products[:, n] = weighted[:, n]
+    products[:, n] = last
     return products

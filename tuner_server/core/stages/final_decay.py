@@ -10,6 +10,7 @@ from lrpilot.wire.profile import Shape
 from tuner_server.core.evidence import promise, reached, restart
 from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.evidence.lessons import Lessons
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
 from tuner_server.core.stages import committed, rewarm
 from tuner_server.core.stages.ending import EndingPlan
@@ -85,6 +86,22 @@ def lr_that_was_set(state: Lessons, base_lr: float, reason: str, stage: int = 0)
     """The decision for the user's LR, for want of a better one; for a lower one after setbacks."""
     allowed = restart.lr_after_setbacks(base_lr, state.ceiling)
     return Decision(stage=stage, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
+
+
+def for_want_of_a_gain(state: Lessons, base_lr: float, stage: int) -> Decision:
+    """The decision for the user's LR where no probe gained anything; below all that diverged."""
+    diverged = [candidate.lr for candidate in state.candidates if candidate.diverged]
+    lr = min([base_lr, *(lr / restart.RETREAT for lr in diverged)])
+    reason = (
+        "every probe ended above the loss that training began with, so none says which LR is good: the LR that was set"
+    )
+    if lr < base_lr:
+        reason += f", divided by {base_lr / lr:.3g} since probes diverged"
+    allowed = restart.lr_after_setbacks(lr, state.ceiling)
+    lowered_by = None if same_lr(allowed.lr, base_lr) else base_lr / allowed.lr
+    return Decision(
+        stage=stage, lr=allowed.lr, reason=reason + allowed.note, candidates=state.candidates, lowered_by=lowered_by
+    )
 
 
 def after_setback(state: L, directive: Directive, report: Report, begin: int) -> tuple[L, Decision]:

@@ -26,6 +26,8 @@ from tuner_server.storage.drivers.postgresql import APPLICATION
 from tuner_server.storage.drivers.sqlite import LOG_SUFFIXES, DatabaseFile, give_to_owner
 from tuner_server.storage.schema import require_known
 
+FOREIGN_LOG = "-log-of-another"
+"""How the name of a log ends that lay beside a file which it was not written for."""
 _UNUSABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _CONNECTED = """
     SELECT count(*) FROM pg_catalog.pg_stat_activity
@@ -90,8 +92,12 @@ def _copy(backup: Path, unfinished: Path) -> None:
 
 def _set_aside(file: DatabaseFile) -> Path:
     """Keeps the former file, whole, under a second name. It has its old one until another takes that."""
-    _end_log(file)
     aside = _aside(file)
+    if file.has_foreign_log():
+        # Nor may SQLite find it beside the file that is kept.
+        file.beside("-wal").rename(aside.with_name(aside.name + FOREIGN_LOG))
+    else:
+        _end_log(file)
     try:
         os.link(file.path, aside)
     except OSError:  # a file system without hard links

@@ -21,7 +21,7 @@ import stat
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,14 @@ class DatabaseFile:
                 yield
             finally:
                 os.close(lock)
+
+    def has_foreign_log(self) -> bool:
+        """Whether the log beside it was written for another database. Raises: OSError: that can't be read."""
+        try:
+            noted = self._lock_path.read_text(errors="replace").split()
+            return self._is_foreign(self.beside("-wal"), self._mark(), noted)
+        except sqlite3.Error:
+            return False  # the file is no database: nobody replays anything into it
 
     def renew_mark(self) -> None:
         """Gives the database another mark than the copies of its file have, unless others have it open.
@@ -212,14 +220,17 @@ class DatabaseFile:
     def _check_log(self, lock: int) -> None:
         """Notes which database a log will belong to. Raises: StorageError: the one that is there is another's."""
         mark, noted, log = self._mark(), self._noted(lock), self.beside("-wal")
-        there_is_one = log.exists() and log.stat().st_size > 0
-        if there_is_one and ((noted and mark not in noted) or is_foreign(log, self.path)):
+        if self._is_foreign(log, mark, noted):
             raise StorageError(
                 f"{log.name} beside {self.path} holds changes of another database, as when a backup is copied over one "
                 f"whose server was killed: put the backup in place with `lrpilot db restore`; nothing was changed"
             )
         if mark not in noted:
             self._note(lock, mark)
+
+    def _is_foreign(self, log: Path, mark: str, noted: Sequence[str]) -> bool:
+        there_is_one = log.exists() and log.stat().st_size > 0
+        return there_is_one and ((bool(noted) and mark not in noted) or is_foreign(log, self.path))
 
     def _set_mark(self, lock: int) -> None:
         new = str(new_mark())

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tuner_server.base.interest import Interest
 from tuner_server.core.errors import AbandonedError
-from tuner_server.service.long_reads import SLOTS, LongReads, Turn, is_long
+from tuner_server.service.long_reads import SLOTS, LongReads, Turn, is_long, is_very_long
 from tuner_server.storage import StoredJob
 
 THREADS = 4
@@ -52,7 +52,7 @@ class Answering:
         interest, waiting = Interest(), anyio.CancelScope()
         watching = asyncio.create_task(_left(request, interest, waiting))
         try:
-            async with self._turn(jobs, waiting) as (limiter, _):
+            async with self._turn(jobs, waiting, very_long=any(map(is_very_long, jobs))) as (limiter, _):
                 return await run_sync(functools.partial(function, interest), limiter=limiter)
         finally:
             interest.end()
@@ -99,7 +99,7 @@ class Answering:
 
     @contextlib.asynccontextmanager
     async def _turn(
-        self, jobs: list[StoredJob], waiting: anyio.CancelScope
+        self, jobs: list[StoredJob], waiting: anyio.CancelScope, *, very_long: bool = False
     ) -> AsyncIterator[tuple[anyio.CapacityLimiter, Turn]]:
         """The threads for what reads some jobs of one project. Who has left keeps no place among those who wait."""
         if not any(map(is_long, jobs)):
@@ -108,7 +108,7 @@ class Answering:
         async with contextlib.AsyncExitStack() as stack:
             turn: Turn | None = None
             with waiting:
-                turn = await stack.enter_async_context(self._long_reads.turn(jobs[0].project))
+                turn = await stack.enter_async_context(self._long_reads.turn(jobs[0].project, very_long=very_long))
             if turn is None:
                 raise AbandonedError("nobody waits for this answer any more")
             yield self._long_limiter, turn

@@ -34,7 +34,7 @@ from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
 from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
 from tuner_server.web.pages.pages import Pages
-from tuner_server.web.pages.views import job_view, version_of
+from tuner_server.web.pages.views import JobView, job_view, version_of
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
     Authenticate,
@@ -275,9 +275,12 @@ class _Site:
         ids = parameters.compared(request)
         jobs = [await self._run(self._service.get_job, caller.project, job_id) for job_id in ids]
 
+        def view(job_id: str, interest: Interest) -> JobView:
+            job, timeline = self._timelines.get(caller.project, job_id, interest)
+            return job_view(job, timeline, self._service.vitals(job))
+
         def render(interest: Interest) -> str:
-            both = [self._timelines.get(caller.project, job_id, interest) for job_id in ids]
-            found = [job_view(job, timeline, self._service.vitals(job)) for job, timeline in both]
+            found = [view(job_id, interest) for job_id in ids]  # one history at a time: each may be very long
             return self._pages.render(
                 "compare.html",
                 jobs=found,

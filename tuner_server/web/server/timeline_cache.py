@@ -11,6 +11,7 @@ from tuner_server.base.interest import Interest
 from tuner_server.core.errors import AbandonedError
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.service.job_cache import KEPT_S
+from tuner_server.service.long_reads import is_very_long
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -87,6 +88,9 @@ class TimelineCache:
                 return None
 
     def _laid_out(self, job: StoredJob, ours: _Coming) -> Timeline:
+        if is_very_long(job):
+            with self._lock:
+                self._kept.clear()  # before, since another one may be as long
         try:
             found = timeline(self._service.history(job, ours.check), maximises=job.state.config.maximises)
         except BaseException as error:

@@ -107,6 +107,34 @@ def test_probes_and_decay_give_up_so_many_times_as_far_above_the_start_as_the_be
     assert set(levels[1:]) == {2.0 + 4 * 0.5}
 
 
+# --- probes that gain nothing -----------------------------------------------------------------------------------------
+
+
+def test_where_every_probe_ends_above_the_start_the_lr_that_was_set_is_committed() -> None:
+    """The lowest LR of all does least harm in a few steps, and would never train."""
+    transition = committing(config(4000, **PLAIN), 1.0, 1.1)
+    assert profile_of(transition.directive).start_lr == pytest.approx(0.1)
+    decision = transition.decision
+    assert decision is not None
+    assert decision.reason.startswith("every probe ended above the loss that training began with")
+    assert decision.candidates
+    assert not transition.directive.promise
+
+
+def test_it_is_lowered_below_all_lrs_that_diverged() -> None:
+    transition = machine.create(config(4000, **PLAIN))
+    while transition.directive.phase is not Phase.TRAIN:
+        high = profile_of(transition.directive).start_lr > 0.02
+        report = report_on(transition.directive, 2.0, steps=3) if high else falling_on(transition.directive, 1.0, 1.1)
+        transition = machine.advance(transition.state, report)
+    decision = transition.decision
+    assert decision is not None
+    lowest = min(candidate.lr for candidate in decision.candidates if candidate.diverged)
+    assert decision.lr == pytest.approx(lowest / RETREAT)
+    assert decision.lowered_by == pytest.approx(0.1 / decision.lr)
+    assert "since probes diverged" in decision.reason
+
+
 # --- a broken promise -------------------------------------------------------------------------------------------------
 
 BEGIN, END = 3.0, 2.0

@@ -15,6 +15,7 @@ from scipy import integrate, special, stats
 
 from tuner_server.core.search.acquisition import (
     _TAIL,
+    Acquisition,
     LogExpectedImprovement,
     LowerConfidenceBound,
     h,
@@ -111,6 +112,17 @@ def test_kappa_of_the_published_code_is_pure_exploration() -> None:
     posterior = Posterior(mean, rng.uniform(0.1, 1.0, size=(3, 50)), np.array([0.5, 0.3, 0.2]))
     value = LowerConfidenceBound(kappa=1e6).evaluate(posterior, best=0.0)
     assert value.argmax() == posterior.mixture_variance.argmax()
+
+
+@pytest.mark.parametrize("acquisition", [LowerConfidenceBound(kappa=3.0), LogExpectedImprovement()])
+@pytest.mark.parametrize("mean", [-3.0, 0.9, 1.4, 2.3])
+def test_the_likely_value_is_that_of_one_gaussian(acquisition: Acquisition, mean: float) -> None:
+    value = acquisition.evaluate(single([mean], [0.25]), best=1.0)
+    assert acquisition.likely(mean, 0.25, best=1.0) == pytest.approx(value[0], rel=1e-9)
+
+
+def test_the_likely_value_of_a_hopeless_lr_is_finite() -> None:
+    assert math.isfinite(LogExpectedImprovement().likely(1e30, 1e-6, best=0.0))
 
 
 @given(

@@ -70,7 +70,7 @@ def test_censored_evidence_of_several_is_that_of_sampling() -> None:
     rng = np.random.default_rng(3)
     root = rng.normal(size=(3, 3))
     covariance, mean, threshold = root @ root.T + 0.3 * np.eye(3), rng.normal(size=3), 0.3 * rng.normal(size=3)
-    work = Elimination(3, 1)
+    work = Elimination(3, 1, 1)
     work.columns[:, :3, 0] = covariance
     work.columns[:, 3, 0] = -mean
     pseudo = propagate(work, threshold[:, None], np.full((3, 1), 1e-6))

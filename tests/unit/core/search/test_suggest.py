@@ -129,6 +129,17 @@ def test_evidence_is_the_posterior_of_the_surrogate() -> None:
     np.testing.assert_allclose(evidence.acquisition, evidence.sd - evidence.mean, rtol=1e-9)
 
 
+def test_evidence_of_the_expected_improvement_is_what_it_is_at_those_lrs() -> None:
+    observations = observe([-8.0, -6.0, -4.0, -2.0], [3.0, 2.4, 2.1, 2.7])
+    acquisition = LogExpectedImprovement()
+    evidence = suggest(Query(observations, BOUNDS, acquisition, seed=0)).evidence
+    assert evidence is not None
+    fitted = Surrogate(BOUNDS).fit(observations)
+    best = float(fitted.posterior(observations.log_lr).mixture_mean.min())
+    expected = acquisition.evaluate(fitted.posterior(evidence.log_lr), best)
+    np.testing.assert_allclose(evidence.acquisition, expected, rtol=1e-9)
+
+
 def test_pure_exploration_goes_to_the_widest_gap() -> None:
     observations = observe([-9.0, -8.0, -7.0, -2.0, -1.0, 0.0], [2.0, 2.1, 2.0, 2.1, 2.0, 2.1])
     suggestion = suggest(Query(observations, BOUNDS, LowerConfidenceBound(kappa=1e6), seed=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import gpytorch
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from tests.support.observations import BOUNDS, GRID, normalised, observe, textbook_gp, wave
 from tuner_server.core.search import hyperparameters
@@ -68,6 +70,20 @@ def test_mixture_weights_are_likelihood_times_prior_and_moments_add_up() -> None
     sd = np.sqrt(mixture_variance)
     assert (np.abs(posterior.mixture_mean - mixture_mean) < 0.1 * sd).all()
     np.testing.assert_allclose(np.sqrt(posterior.mixture_variance), sd, rtol=0.2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_heaviest_settings_are_kept_and_of_equal_ones_the_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = dataclasses.replace(hyperparameters.grid(), log_prior=np.zeros(len(hyperparameters.grid())))
+    log_likelihood = rng.choice(rng.normal(scale=rng.uniform(0.1, 6.0), size=9), size=len(grid))
+    weight, kept = grid.heaviest(log_likelihood)
+    assert weight.sum() == pytest.approx(1.0)
+    by_weight = np.argsort(-log_likelihood, kind="stable")
+    np.testing.assert_array_equal(kept, np.sort(by_weight[: len(kept)]))
+    share = special.softmax(log_likelihood)
+    assert len(kept) == hyperparameters.MAX_KEPT or share[kept].sum() > 0.99 - 1e-9
+    assert share[by_weight[: len(kept) - 1]].sum() < 0.99 + 1e-9
 
 
 def test_mixture_variance_counts_the_disagreement_of_the_settings() -> None:

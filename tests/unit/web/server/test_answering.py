@@ -252,7 +252,7 @@ def test_who_comes_too_late_for_a_long_history_is_told_when_to_come_again(
     monkeypatch.setattr(long_reads, "LONG_STEPS", 1)
     job_id = run_job(service, job_config("budget"), SimulatedTraining(validates=True), 2)
 
-    def busy(_project: str) -> None:
+    def busy(_project: str, **_: bool) -> None:
         raise BusyError("too many", 5.0)
 
     monkeypatch.setattr(service.long_reads, "turn", busy)

@@ -11,6 +11,7 @@ from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.base.interest import Interest
 from tuner_server.core.errors import StorageError
+from tuner_server.service import long_reads
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Storage, StoredHistory, StoredJob, open_storage
 from tuner_server.web.server import timeline_cache
@@ -106,3 +107,18 @@ def test_as_many_are_kept_as_there_is_room_for(service: GatedService, monkeypatc
         for job_id in (second, first, second, first):
             histories.get(DEFAULT_PROJECT, job_id, Interest())
         assert service.reads == again, "the latest is kept, however long it is"
+
+
+def test_none_is_kept_while_a_very_long_one_is_laid_out(service: GatedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the cap on directives two of them would take most of a server's memory."""
+    service.open.set()
+    first, second = (run_job(service, job_config(name), SlowTraining(validates=True), 3) for name in ("1", "2"))
+    histories = TimelineCache(service)
+    histories.get(DEFAULT_PROJECT, first, Interest())
+    monkeypatch.setattr(long_reads, "VERY_LONG_DIRECTIVES", 0)
+    reads = service.reads
+    histories.get(DEFAULT_PROJECT, second, Interest())
+    histories.get(DEFAULT_PROJECT, second, Interest())
+    assert service.reads == reads + 1, "it is kept itself"
+    histories.get(DEFAULT_PROJECT, first, Interest())
+    assert service.reads == reads + 2, "the other was not"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,19 +108,15 @@ def test_a_probe_leaves_no_trace(processes: RankProcesses, kind: str) -> None:
         assert len(outcome.lrs) == 33
 
 
-def test_a_loop_that_may_end_at_different_steps_is_refused(
-    processes: RankProcesses, shared_server: ServerProcess
-) -> None:
-    for told in processes.run(ranks.train_uneven, shared_server.target):
-        assert "leave join() out and draw from tuner.batches(loader)" in told
-
-
-def test_a_model_of_some_ranks_asks_for_their_group(processes: RankProcesses, shared_server: ServerProcess) -> None:
-    """Nobody is waited for who does not come."""
-    for told in processes.run(ranks.tune_a_part, shared_server.target):
-        assert told.startswith(
-            "process_group: DistributedDataParallel is over 1 ranks, and there are 2; give the group"
-        )
+@pytest.mark.slow
+def test_a_probe_leaves_no_trace_on_four_ranks_of_a_mesh(tmp_path: Path) -> None:
+    """Two replicas, each in two shards."""
+    script = [directive(pb.PHASE_PROBE, 0.5, 9, snapshot=True), directive(pb.PHASE_TRAIN, 0.03, 9, restore=True)]
+    with RankProcesses(4, tmp_path / "meeting_point") as processes:
+        bare = processes.run(ranks.train_bare, "hsdp", 0.03, 9)
+        probed = processes.run(ranks.train_by_script, "hsdp", script, None)
+    for expected, (outcome, _) in zip(bare, probed, strict=True):
+        assert_equal(expected.shards, outcome.shards)
 
 
 def test_what_is_reported_is_the_mean(processes: RankProcesses) -> None:
@@ -171,33 +166,6 @@ def test_the_largest_logit_is_that_of_all_ranks(processes: RankProcesses) -> Non
     assert measure.name == "output_logit"
     assert list(measure.values) == [max(pair) for pair in zip(first.own_logits, second.own_logits, strict=True)]
     assert first.own_logits != second.own_logits
-
-
-def test_a_maximum_is_unknown_where_a_rank_does_not_know_its_value(processes: RankProcesses) -> None:
-    values = [[1.0, math.nan, math.inf, -2.0], [3.0, math.inf, -math.inf, -1.0]]
-    for found in processes.run(ranks.maximum, values):
-        assert found == pytest.approx([3.0, math.nan, math.inf, -1.0], nan_ok=True)
-
-
-@pytest.mark.parametrize("n", [0, 1, 61, 62, 300])
-def test_values_come_together_however_many_they_are(processes: RankProcesses, n: int) -> None:
-    halves, ones = [i / 2 for i in range(n)], [float(i) for i in range(n)]
-    expected = (halves, ones, [[0.0] * n, ones], bytes(n))
-    assert processes.run(ranks.bring_together, n) == [expected] * SIZE
-
-
-def test_ranks_look_at_as_many_values_as_each_of_them_has(processes: RankProcesses) -> None:
-    """A rank whose losses are on the host knows more of them than one whose device is still at work."""
-    means = [i + 0.5 for i in range(10)]
-    expected = [[], means[:3], means, means, means[:2]]
-    assert processes.run(ranks.look_together, [0, 3, 10, 99]) == [expected] * SIZE
-
-
-def test_ranks_that_come_for_different_things_are_told_so(processes: RankProcesses) -> None:
-    """All of them, and at once; from then on each hears itself alone."""
-    for told in processes.run(ranks.come_for_different_things):
-        assert len(told) == 30
-        assert set(told) == {"the ranks are not in step any more", "the tuning has failed on a rank", "it has parted"}
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -284,36 +252,6 @@ def test_ranks_change_their_plan_together(processes: RankProcesses, shared_serve
     job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=first.job_id), timeout=10).job
     assert (job.state, job.total_steps) == (pb.JOB_STATE_FINISHED, TOTAL_STEPS + 100)
     assert job.committed_steps == first.schedule.n_steps
-
-
-ODD_CHANGES = [(0, "extend", False), (1, "replan", True), (0, "anneal", True)]
-"""Who asks alone for what, and whether in the search."""
-FURTHER_CHANGES = [
-    each
-    for each in itertools.product((0, 1, None), ("extend", "replan", "anneal"), (True, False))
-    if each not in ODD_CHANGES
-]
-
-
-@pytest.mark.parametrize(
-    ("who", "what", "in_search"),
-    [*ODD_CHANGES, *(pytest.param(*each, marks=pytest.mark.slow) for each in FURTHER_CHANGES)],
-)
-def test_a_change_that_one_rank_asks_for_is_that_of_rank_0(
-    processes: RankProcesses, shared_server: ServerProcess, who: int | None, what: str, in_search: bool
-) -> None:
-    """Nobody waits for a rank that waits in the training: all do what rank 0 asks for, and no more."""
-    (first, kinds, total_steps, _), (second, others, also, _) = processes.run(
-        ranks.change_plans_alone, shared_server.target, who, what, in_search
-    )
-    assert kinds == others == ([] if who == 1 else [what])
-    assert total_steps == also
-    assert len(first.lrs) == len(second.lrs) == total_steps
-    assert (total_steps == TOTAL_STEPS) == (who == 1 or what == "replan")
-    assert first.lrs == second.lrs
-    assert first.schedule == second.schedule
-    assert_equal(first.weights, second.weights)
-    assert first.lrs[-1] < 0.1 * max(first.lrs)
 
 
 def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training import distributed_training as ranks
+from tests.support.training import odd_ranks
 from tests.support.training import population_training as members
 from tests.support.training.distributed_training import Outcome
 from tests.support.training.population_training import sent, together
@@ -352,7 +353,7 @@ def test_a_change_of_the_plan_is_that_of_rank_0(
 ) -> None:
     """Also where it is asked for in probes that ranks try apart."""
     (first, kinds, total_steps, _), (second, others, also, _) = two.run(
-        ranks.change_plans_alone, shared_server.target, who, "extend", in_search, JOB | POPULATION
+        odd_ranks.change_plans_alone, shared_server.target, who, "extend", in_search, JOB | POPULATION
     )
     assert kinds == others == ([] if who == 1 else ["extend"])
     assert total_steps == also == JOB["total_steps"] + (0 if who == 1 else 40)

@@ -70,6 +70,18 @@ def test_an_average_of_the_weights_goes_back_with_probes(processes: RankProcesse
 
 
 @pytest.mark.slow
+def test_a_plan_that_rank_0_alone_changes_is_that_of_all(
+    processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path
+) -> None:
+    (first, planned), (second, also) = processes.run(ranks.extend_on_rank_0, shared_server.target, tmp_path)
+    assert planned == also == 20 * 4 + 20
+    assert first.schedule is not None
+    assert [change.kind.value for change in first.schedule.replans] == ["extend"]
+    assert first.schedule == second.schedule
+    assert first.lrs == second.lrs
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
 def test_lightning_starts_the_processes_itself(shared_server: ServerProcess, tmp_path: Path, strategy: str) -> None:
     """In a process of its own, for a fork would take the test's connections along."""

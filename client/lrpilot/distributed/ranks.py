@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -64,10 +66,11 @@ class Ranks:
         """The number of this process in the group, from 0."""
         self.size = dist.get_world_size(self._group)
         """How many there are."""
-        self._first = dist.get_global_rank(self._group, 0)
-        self._name = self._group.group_name
         self._n_met = 0
+        self._name = ""
         self._tree: Tree | None = Tree(self._group)
+        # Under which ranks leave word: no other channel of theirs has it, though it may have the group's name.
+        self._name = self.broadcast(os.urandom(8).hex().encode() if self.rank == 0 else b"").decode()
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None, patience_s: float) -> Self | None:
@@ -146,14 +149,18 @@ class Ranks:
         """Whether each of so many conditions holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
-    def all_come(self, patience_s: float) -> bool:
+    def all_come(self, what: str, patience_s: float) -> bool:
         """Whether all ranks come here before they meet otherwise, and none has to wait longer; the same on all that do.
 
         Not collective: nobody waits for a rank that is somewhere else, and perhaps waits for this one.
+
+        Args:
+            what: what they come for.
+            patience_s: how long a rank waits for the others, in seconds.
         """
         if self.parted or self._tree is None:
             return True
-        store = self._store(f"{self._name}/{self._n_met}")
+        store = self._store(f"{self._name}/{self._n_met}/{what}")
         try:
             n_here, deadline = store.add("here", 1), time.monotonic() + patience_s
             while n_here < self.size and time.monotonic() < deadline:
@@ -236,13 +243,14 @@ class Ranks:
             if self.parted:
                 raise
             self.lost = True
+            traceback.clear_frames(error.__traceback__)  # they hold the group, which is to be closed
             raise RuntimeError(f"{self._absent()}: {error}") from error
 
     def _absent(self) -> str:
         """Who does not come to a roll call, in words. Those that come have lost somebody too, or will at once."""
         self.close()
         try:
-            store = self._store(str(self._first))
+            store = self._store(f"{self._name}/roll call")
             store.set(str(self.rank), "here")
             deadline = time.monotonic() + ROLL_CALL_S
             absent = set(range(self.size))
@@ -261,7 +269,10 @@ class Ranks:
         That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
         which the addresses of this one are still in the store.
         """
-        group, self._group, self._tree = self._group, None, None
+        group, self._group = self._group, None
+        if self._tree is not None:
+            self._tree.close()
+        self._tree = None
         if self._whole and group is not None and dist.is_initialized():
             dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
 

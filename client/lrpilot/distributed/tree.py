@@ -19,7 +19,7 @@ class Tree:
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         """Sends nothing yet."""
-        self._group = group
+        self._group: dist.ProcessGroup | None = group
         rank, size = dist.get_rank(group), dist.get_world_size(group)
         self._root = dist.get_global_rank(group, 0)
         self._parent = dist.get_global_rank(group, parent(rank)) if rank else None
@@ -44,6 +44,10 @@ class Tree:
     def tell(self, values: torch.Tensor) -> None:
         """Puts what rank 0 has into the tensor of each; collective. Raises: RuntimeError: a rank has gone."""
         dist.broadcast(values, self._root, self._group)
+
+    def close(self) -> None:
+        """Lets go of the group, whoever still holds the tree."""
+        self._group = None
 
 
 def parent(rank: int) -> int:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lrpilot import ConfigError
 from lrpilot.integrations.lightning import TunerCallback
+from lrpilot.run.runners import plan_runner
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -193,8 +195,29 @@ def resume(kind: str, server: str, path: Path, checkpoint: str) -> Outcome:
     return _outcome(_fit(kind, trainer, path / f"{checkpoint}.ckpt"), trainer, watcher, callback)
 
 
+class Extender(Callback):  # type: ignore[misc]  # Lightning's types are not read
+    """Asks for more steps on rank 0 alone."""
+
+    def __init__(self, callback: TunerCallback) -> None:
+        self._callback, self._asked = callback, False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_global_zero and trainer.global_step == 5 and not self._asked:
+            self._asked = True
+            self._callback.tuner.extend(20)
+
+
+def extend_on_rank_0(server: str, path: Path) -> tuple[Outcome, int]:
+    """One rank changes the plan, which the others hear of; with the steps of the plan."""
+    callback, watcher = TunerCallback(server=server, lr_bounds=(1e-4, 1.0)), Watcher()
+    trainer = _trainer("ddp", path, [callback, watcher, Extender(callback)], max_epochs=20)
+    with mock.patch.object(plan_runner, "PATIENCE_S", 0.3):
+        net = _fit("ddp", trainer)
+    return _outcome(net, trainer, watcher, callback), callback.tuner.total_steps or 0
+
+
 def fit_in_processes_of_its_own(strategy: str, server: str, path: Path) -> tuple[bool, str]:
-    """Not on a rank: has Lightning start the processes itself; whether they trained, and what the tuner is said to be."""
+    """Not on a rank: has Lightning start the processes itself; whether they trained, and what is said of the tuner."""
     callback = TunerCallback(server=server, validate="val_loss", **AUTOLRS)
     warnings.filterwarnings("ignore", module="lightning|torch")
     trainer = Trainer(
@@ -211,12 +234,13 @@ def fit_in_processes_of_its_own(strategy: str, server: str, path: Path) -> tuple
         num_sanity_val_steps=0,
     )
     net = Net("ddp")
-    before = net.net[0].weight.detach().clone()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
     trainer.fit(net, _loader(), _loader())
+    moved = not any(map(torch.equal, before, net.parameters()))
     try:
-        return not torch.equal(before, net.net[0].weight), str(callback.tuner)
+        return moved, str(callback.tuner)
     except RuntimeError as error:
-        return not torch.equal(before, net.net[0].weight), str(error)
+        return moved, str(error)
 
 
 def refuse(kind: str, path: Path) -> str:

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lrpilot.distributed.together import together
 from lrpilot.run.coasting import Coasting, attempt
@@ -21,6 +22,12 @@ from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE
 from lrpilot.wire.messages.directive_steps import bar_of
 from lrpilot.wire.messages.directives import begins_unsearched, rolls_back
+
+if TYPE_CHECKING:
+    from lrpilot.distributed.ranks import Ranks
+
+CLOSING_PATIENCE_S = 60.0
+"""How long a rank that closes its tuner waits for the others to do so."""
 
 log = logging.getLogger("lrpilot")
 
@@ -45,7 +52,7 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
 
     def _end_committed(self, lease: Lease) -> None:
         """Reports the committed steps since the last report, which have diverged, or stay."""
-        if self._ranks is not None and sys.exception() is not None:
+        if self._ranks is not None and (sys.exception() is not None or not self._all_close(self._ranks)):
             # The other ranks may be anywhere, so the losses can't be had; the steps are in the model all the same.
             self._record.add(lease.directive, pb.Report(losses=[math.nan] * lease.done, outcome=pb.OUTCOME_PARTIAL))
             lease.expire()
@@ -55,6 +62,17 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
         report = self._report(pb.OUTCOME_DIVERGED if diverged else pb.OUTCOME_PARTIAL, losses)
         self._book(report)
         self._session.answer(lease.directive, report, self._run_state())
+
+    def _all_close(self, ranks: Ranks) -> bool:
+        if ranks.all_come("close", CLOSING_PATIENCE_S):
+            return True
+        log.warning(
+            "lrpilot: close() was not called on all ranks within %g s, so that %d steps are not reported: call it on "
+            "every rank, after the same step",
+            CLOSING_PATIENCE_S,
+            self._lease.done,
+        )
+        return False
 
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""

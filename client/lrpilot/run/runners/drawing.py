@@ -70,7 +70,8 @@ class DrawingRunner(ReplannableRunner):
             n_epochs: ends before that epoch, from 0; None: with the budget.
 
         Raises:
-            ConfigError: the loader can't be iterated, or `n_epochs` is no number; as the first epoch is begun.
+            ConfigError: the loader can't be iterated, is not as long on every rank, so that epochs
+                would end at different steps, or `n_epochs` is no number; as the first epoch is begun.
             ValueError: the loader has no length; then, too. And as `batches`.
         """
         if not _gives_batches(loader):
@@ -83,6 +84,7 @@ class DrawingRunner(ReplannableRunner):
                 f"epochs: the loader ({type(loader).__name__}) has no length, so nothing tells where an epoch ends; "
                 "use tuner.batches(loader)"
             )
+        self._refuse_uneven(length)
         drawn = self._stream(self._opened(loader))
         while not self._finished:
             number = self._position.passed(length) // length
@@ -92,6 +94,25 @@ class DrawingRunner(ReplannableRunner):
             yield epoch
             if len(epoch) and not self._finished:
                 self._say_left(epoch)
+
+    def _refuse_uneven(self, length: int) -> None:
+        """Raises: ConfigError: an epoch is longer on a rank than on another, which may wait at its end."""
+        ranks = self._ranks
+        if ranks is None or ranks.parted:
+            return
+        try:
+            lengths = [int(own) for (own,) in ranks.gather([length])]
+        except RuntimeError:
+            if ranks.lost:
+                raise
+            return  # the tuning has failed on a rank, and goes nowhere on all
+        if len({*lengths}) > 1:
+            shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
+            raise ConfigError(
+                f"epochs: an epoch has {lengths[shortest]} batches on rank {shortest} and {lengths[longest]} on rank "
+                f"{longest}, so that it would end at different steps; give all ranks as many (DistributedSampler), or "
+                "use tuner.batches(loader)"
+            )
 
     def _epoch(self, drawn: Iterator[Batch], number: int, length: int) -> Epoch[Batch]:
         """An epoch of so many batches, which takes them from `drawn`."""

@@ -42,7 +42,7 @@ class PlanRunner(DirectiveRunner):
         """
         ranks = self._ranks
         if ranks is not None and self._plan.has_put_off and self._is_training and not ranks.calls:
-            if ranks.all_come(PATIENCE_S):
+            if ranks.all_come("change", PATIENCE_S):
                 self._plan.agree()
             else:
                 ranks.calls = True

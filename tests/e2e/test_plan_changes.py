@@ -20,7 +20,7 @@ from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from tests.support.jobs.unsteady_jobs import UnsteadyJobs
 from tests.support.training.planned_run import TOTAL, PlannedRun
 from tests.support.training.same_bits import assert_same
-from tuner_server.core.errors import InvalidInputError, PreconditionError
+from tuner_server.core.errors import InvalidInputError, NotFoundError, PreconditionError
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import PlanChange
 
@@ -432,7 +432,10 @@ class PlanMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.jobs.away)
     @rule(kind=st.sampled_from([ChangeKind.EXTEND, ChangeKind.REPLAN, ChangeKind.ANNEAL]), steps=st.integers(0, 60))
     def ask(self, kind: ChangeKind, steps: int) -> None:
-        state = self.jobs.state
+        try:
+            state = self.jobs.state
+        except NotFoundError:  # a run that goes on without the server for good: the job that it opened anew was deleted
+            return
         if kind is ChangeKind.EXTEND and state.total_steps is not None and steps % 2:
             self.n_asked += 1
             change = asks(kind, later_steps=steps, request_id=f"request {self.n_asked}")

@@ -184,7 +184,10 @@ def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
         goes_on = stage.directive.profile is not None and lr_way.hardly_falls(stage.directive.profile)
         onward = "what is to come" if goes_on else f"the decay over {steps(stage.directive.n_steps)}"
         other = "lower" if found.factor < 1 else "higher"
-        words = f"A longer run wants a {other} LR: {optimum} ({over}) times {found.factor:.2g} for {onward} is {number(found.product)}"
+        words = (
+            f"A longer run wants a {other} LR: {optimum} ({over}) times {found.factor:.2g} for {onward} is "
+            f"{number(found.product)}"
+        )
     if found.drawn_to is not None:
         lowered = ", and lowered further as steps at higher LRs had been rolled back" if found.lowered else ""
         return f"{words}. Drawn towards the {number(found.drawn_to)} that was set{lowered}, it became {lr}."

@@ -62,7 +62,7 @@ def test_the_limits_are_the_range_widened_on_either_side() -> None:
 
 def test_a_range_that_nobody_gave_may_be_left_further_upwards() -> None:
     assert Widening.of(10.0, bounded=True) == Widening(10.0, 10.0)
-    assert Widening.of(10.0, bounded=False) == Widening(10.0, pytest.approx(1000.0))
+    assert Widening.of(10.0, bounded=False) == pytest.approx((10.0, 1000.0))
     assert Widening.of(1.0, bounded=False) == Widening(1.0, 1.0)
 
 

@@ -18,7 +18,7 @@ CEILING = 100.0
 def markdown(found: Sequence[Found]) -> str:
     """The table of the page."""
     lines = [
-        "| optimizer | trainings | mean ratio | median | above 1.5 | best LR 3 times as high or more | a third or less |",
+        "| optimizer | trainings | mean ratio | median | above 1.5 | best LR 3 times it or more | a third or less |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     groups: dict[str, list[Found]] = {"all": []}

@@ -2068,8 +2068,9 @@ class LeaveJobRequest(_message.Message):
     resume_id: _builtins.str
     """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
     continued_as: _builtins.str
-    """The job that the run goes on as, if the client opened this one before it took up a checkpoint of that one. A job on
-    which nothing was reported is then deleted, since it never ran.
+    """The job of the same project that the run goes on as, if the client opened this one before it took up a checkpoint of
+    that one. A job that has not ended, on which nothing was reported, and of which no checkpoint was ever taken up, is
+    then deleted, since it never ran.
     """
     def __init__(
         self,

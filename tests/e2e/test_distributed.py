@@ -326,6 +326,13 @@ def test_arguments_that_differ_are_refused_before_a_job_is_open(
     assert n_jobs(shared_server) == before
 
 
+def test_what_ranks_measure_may_differ_and_that_of_rank_0_counts(
+    processes: RankProcesses, shared_server: ServerProcess
+) -> None:
+    first, second = processes.run(ranks.measure_differently, shared_server.target)
+    assert first == second == [1.0]
+
+
 @pytest.mark.parametrize(
     ("kind", "n_steps"), [("ddp", 11), ("ddp", 90), pytest.param("fsdp", 11, marks=pytest.mark.slow)]
 )

@@ -16,6 +16,8 @@ MAX_MEMBERS = 1024
 """Replicas that a job may have: more than there are in any data-parallel run that has a search."""
 MAX_FIRST_UPDATES = 32
 """Updates of which the size may be told, the last one after two thousand million."""
+SMALLEST_UPDATE, LARGEST_UPDATE = 1e-30, 1e30
+"""Limits of these sizes, in units of the LR: what is made of them stays far inside the floats."""
 MAX_NAME = 200
 """Characters of a name; enough for a path, short enough for a table."""
 
@@ -47,7 +49,7 @@ class LrBounds(Value):
 
 
 FirstUpdates = Annotated[
-    tuple[Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)], ...],
+    tuple[Annotated[float, pydantic.Field(ge=SMALLEST_UPDATE, le=LARGEST_UPDATE, allow_inf_nan=False)], ...],
     pydantic.Field(max_length=MAX_FIRST_UPDATES),
 ]
 

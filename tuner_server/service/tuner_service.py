@@ -24,7 +24,14 @@ from lrpilot.wire.text.plain_text import refusal
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import BusyError, ConflictError, InvalidInputError, PreconditionError, TunerError
+from tuner_server.core.errors import (
+    BusyError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    TunerError,
+)
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
 from tuner_server.core.job.machine import JobState, Status
@@ -216,23 +223,34 @@ class TunerService(Closing):
             project: that of the caller.
             job_id: the job.
             resume_id: that with which the caller took the job back last; empty: it never did.
-            continued_as: the job that the run goes on as; empty: it goes on nowhere.
+            continued_as: the job that the run goes on as; empty, or none of the project's: it goes on nowhere.
 
         Returns:
-            Whether the job was deleted, as nothing was reported on it and its run goes on as another one.
+            Whether the job was deleted: it never ran, was never taken back, and its run goes on as another one.
 
         Raises: NotFoundError.
         """
         self._signs.drop(project, job_id, resume_id)
+        goes_on = self._is_another(project, job_id, continued_as)
         while (stored := self.get_job(project, job_id)).state.resumed_as == resume_id:
             # A report may come in between, or another client take the job back.
             with contextlib.suppress(ConflictError):
-                if continued_as and stored.state.directive.number == 1:
+                if goes_on and _never_ran(stored.state):
                     self._storage.delete(stored)
                     return True
                 self._storage.leave(stored, self._now())
                 break
         return False
+
+    def _is_another(self, project: str, job_id: str, name: str) -> bool:
+        """Whether a name is that of another job of the project."""
+        if name in ("", job_id):
+            return False
+        try:
+            self.get_job(project, name)
+        except NotFoundError:
+            return False
+        return True
 
     def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
         """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""
@@ -365,6 +383,11 @@ class TunerService(Closing):
         if stored.state.status is Status.CANCELLED:
             return machine.cancel(earlier, stored.state.message)
         return earlier
+
+
+def _never_ran(state: JobState) -> bool:
+    """Whether a job lives on which nothing was reported, and which no checkpoint was taken up of."""
+    return state.status.live and state.directive.number == 1 and not state.resume_ids
 
 
 def _names_with(state: JobState, resume_id: str) -> tuple[str, ...]:

@@ -52,6 +52,11 @@ class DistributedBackend(Backend):
         return self._own.has_validation
 
     @property
+    def first_updates(self) -> Sequence[float]:
+        """Those of this rank's optimizer."""
+        return self._own.first_updates
+
+    @property
     def loss_noise(self) -> float:
         """The rank's own, which is everybody's."""
         return self._own.loss_noise

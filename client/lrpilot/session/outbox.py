@@ -213,7 +213,7 @@ class Outbox:
 
     def load_state_dict(self, state: Mapping[str, Any], timeout_s: float) -> None:
         """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
-        stray = self.job_id
+        stray = "" if self._resume_id else self.job_id  # a job that was taken up before is some run's
         self.job_id, self._request_id = state["job_id"], state["request_id"]
         self._config = pb.JobConfig.FromString(state["config"])
         self.outstanding = pb.Directive.FromString(state["outstanding"] or b"")

@@ -1078,7 +1078,7 @@ class JobConfig(_message.Message):
     @_builtins.property
     def first_updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """By how much the updates 1, 2, 4, 8, ... of a fresh optimizer like the run's move a weight whose gradient is always one,
-        in units of the LR: finite and above 0. Empty: not known.
+        in units of the LR: from 1e-30 to 1e30, and 32 of them at most. Empty: not known.
         """
 
     def __init__(
@@ -2068,8 +2068,9 @@ class LeaveJobRequest(_message.Message):
     resume_id: _builtins.str
     """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
     continued_as: _builtins.str
-    """The job that the run goes on as, if the client opened this one before it took up a checkpoint of that one. A job on
-    which nothing was reported is then deleted, since it never ran.
+    """The job of the same project that the run goes on as, if the client opened this one before it took up a checkpoint of
+    that one. A job that has not ended, on which nothing was reported, and of which no checkpoint was ever taken up, is
+    then deleted, since it never ran.
     """
     def __init__(
         self,

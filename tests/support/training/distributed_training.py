@@ -416,6 +416,15 @@ def differ(server: str) -> str:
     raise AssertionError("nothing was raised")
 
 
+def measure_differently(server: str) -> list[float]:
+    """Ranks that find their optimizers to begin otherwise, as with other parts of the weights: what the job has."""
+    own = mock.PropertyMock(return_value=(1.0 + dist.get_rank(),))
+    with mock.patch("lrpilot.backends.torch.backend.TorchBackend.first_updates", own):
+        tuner = Training("ddp").tuner(server=server)
+    with tuner:
+        return [*tuner._session.config.first_updates]
+
+
 def swap_states(server: str) -> str:
     """Each rank loads what another one saved: what is said to that."""
     with Training("ddp").tuner(server=server) as tuner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core import policies
+from tuner_server.core.config import MAX_FIRST_UPDATES
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.job.loss_course import MOST_AHEAD, LossCourse, Way
@@ -30,6 +33,7 @@ def configs(draw: st.DrawFn) -> pb.JobConfig:
         members=draw(st.sampled_from((0, 1, 2, 1024, 1025, -1, 2**31 - 1))),
         has_validation=draw(st.booleans()),
         has_average=draw(st.booleans()),
+        first_updates=draw(st.just([]) | st.lists(st.sampled_from((1e-30, 1.0, 1e30)) | reals, max_size=33)),
     )
     if draw(st.booleans()):
         config.lr_bounds.min, config.lr_bounds.max = draw(reals), draw(reals)
@@ -77,6 +81,17 @@ def test_an_lr_from_which_nothing_could_be_searched_is_refused(lr: float) -> Non
     with pytest.raises(InvalidInputError) as caught:
         admitted(pb.JobConfig(base_lr=lr, total_steps=100))
     assert [violation.field for violation in caught.value.violations] == ["base_lr"]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[math.nan], [math.inf], [0.0], [-1.0], [5e-324], [1e31], [1.0] * (MAX_FIRST_UPDATES + 1), [1.0] * 10_000]
+)
+def test_sizes_of_first_updates_that_say_nothing_are_refused(sizes: list[float]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        admitted(pb.JobConfig(base_lr=0.1, total_steps=100, first_updates=sizes))
+    assert {violation.field.partition("[")[0].partition(".")[0] for violation in caught.value.violations} == {
+        "first_updates"
+    }
 
 
 def test_a_plan_of_any_length_is_looked_ahead_at_in_bounded_work() -> None:

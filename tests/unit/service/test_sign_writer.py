@@ -135,6 +135,21 @@ def test_a_job_with_a_client_is_deleted_only_by_force(storage: Storage) -> None:
         service.delete_job(PROJECT, left.id, force=False)
 
 
+def test_a_job_is_not_deleted_for_one_that_is_not_there_nor_if_it_is_a_runs(storage: Storage) -> None:
+    with TunerService(with_usual_limits(storage)) as service:
+        kept, stray, taken, ended = (
+            service.create_job(PROJECT, name, job_config(name)) for name in ("kept", "stray", "taken", "ended")
+        )
+        service.resume_job(PROJECT, taken.id, 1, "life")
+        service.cancel_job(PROJECT, ended.id, "")
+        for following in (stray.id, "0" * 32):
+            assert not service.leave_job(PROJECT, stray.id, continued_as=following)
+        assert not service.leave_job(PROJECT, taken.id, continued_as=kept.id)
+        assert not service.leave_job(PROJECT, taken.id, "life", continued_as=kept.id)
+        assert not service.leave_job(PROJECT, ended.id, continued_as=kept.id)
+        assert len(service.list_jobs(PROJECT, 10).jobs) == 4
+
+
 def test_a_job_that_never_ran_and_goes_on_as_another_is_deleted(storage: Storage) -> None:
     with TunerService(with_usual_limits(storage)) as service:
         kept, stray, ran = (service.create_job(PROJECT, name, job_config(name)) for name in ("kept", "stray", "ran"))

@@ -40,6 +40,8 @@ long by then, and what it destroys is destroyed. A loss that rises later says th
 NOT_THE_LR = 2 / 3
 """At a lower LR a run rises to the same level, if it loses so much of what it lost before: then the loss itself, or the
 data, became harder, and the LR is not the cause."""
+LARGEST = 1e300
+"""Losses beyond this say nothing: their differences may be no floats."""
 MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
 """The standard error of the median of n normal draws is so many times that of their mean."""
 
@@ -58,8 +60,9 @@ def after(known: Reached | None, losses: Sequence[float]) -> Reached | None:
 
     Args:
         known: before them.
-        losses: of a report, finite.
+        losses: of a report. Those that are not finite are left out: where they could not be had, a report has NaN.
     """
+    losses = [loss for loss in losses if abs(loss) <= LARGEST]
     n_stretches = min(len(losses) // FEWEST, STRETCHES)
     if not n_stretches:
         return known
@@ -78,6 +81,8 @@ def held_to(promise: Sequence[Bar], reached: Reached, start: float, until: int) 
         start: s.
         until: from this step of the directive on the bars are what they were.
     """
+    if reached.loss >= start:
+        return tuple(promise)  # nothing was gained
     loss = reached.loss + SHARE * (start - reached.loss) + ERRORS * reached.error
     early = [bar for bar in promise if bar.from_step < until]
     late = [bar for bar in promise if bar.from_step >= until]

@@ -24,6 +24,8 @@ LARGEST = 10.0
 STEADY = 0.02
 """Where the last two slopes of log u over log k differ by no more than this part, u goes on along the last one: it is a
 power of k, as with Adagrad. Otherwise it has come to rest, or is about to."""
+STEEPEST = 1.0
+"""That power is at most this, either way: momentum that is never lost grows so."""
 GRID = 512
 """Updates at which u is looked up to average it: all of the first, and then evenly in the log of k."""
 
@@ -66,4 +68,5 @@ def _slope(known: NDArray[np.float64]) -> float:
     if len(known) < 3:
         return 0.0
     before, last = np.diff(known)[-2:].tolist()
-    return float(last) if abs(last - before) <= STEADY * abs(before) else 0.0
+    steady = abs(last - before) <= STEADY * abs(before)
+    return min(max(float(last), -STEEPEST), STEEPEST) if steady else 0.0

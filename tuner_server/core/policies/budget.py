@@ -211,7 +211,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if progress.first_loss is not None and progress.last_loss is not None:
             gained = max(progress.first_loss - progress.last_loss, 0.0)
         veto = Veto(wanted=wanted, probe_steps=n, gained=gained, because=because(change))
-        lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "head_start": None}
+        lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "rose": None, "head_start": None}
         if state.search_ended or remaining < FEWEST_STEPS:
             return self._go_on(state.model_copy(update={"veto": veto, **lessons}), wanted, reason, progress)
         return self._look_further(state.model_copy(update={"veto": veto, **lessons}), veto, progress)
@@ -319,9 +319,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             )
             return self._decided(state, decision, progress)
         if state.fruitless:
-            return self._decided(
-                state, final_decay.for_want_of_a_gain(state, self.config.base_lr, state.stage), progress
-            )
+            return self._decided(state, final_decay.for_want_of_a_gain(state, self.config, state.stage), progress)
         state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
         correction = probe_correction(n, remaining, self.options.length_exponent, self.config.first_updates)

@@ -223,7 +223,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
             )
             return self._course.go_on(self._course.at(state, decision.lr, progress), progress, decision)
         if state.fruitless:
-            decision = final_decay.for_want_of_a_gain(state, self.config.base_lr, state.stage)
+            decision = final_decay.for_want_of_a_gain(state, self.config, state.stage)
             return self._course.go_on(self._course.at(state, decision.lr, progress), progress, decision)
         state, best = yield from self._opening(progress).best(state)
         correction = self._correction(state, progress)

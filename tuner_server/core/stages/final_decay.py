@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from lrpilot.wire.profile import Shape
 
+from tuner_server.core.config import JobConfig
 from tuner_server.core.evidence import promise, reached, restart
 from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.evidence.lessons import Lessons
@@ -88,17 +89,24 @@ def lr_that_was_set(state: Lessons, base_lr: float, reason: str, stage: int = 0)
     return Decision(stage=stage, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
 
 
-def for_want_of_a_gain(state: Lessons, base_lr: float, stage: int) -> Decision:
-    """The decision for the user's LR where no probe gained anything; below all that diverged."""
+def for_want_of_a_gain(state: Lessons, config: JobConfig, stage: int) -> Decision:
+    """The decision for the user's LR where no probe gained anything; within the user's bounds, below all that diverged.
+
+    An LR outside the bounds was set before anybody thought of them, as an optimizer's default is.
+    """
+    base_lr, bounds = config.base_lr, config.lr_bounds
+    nearest = base_lr if bounds is None else min(max(base_lr, bounds.min), bounds.max)
     diverged = [candidate.lr for candidate in state.candidates if candidate.diverged]
-    lr = min([base_lr, *(lr / restart.RETREAT for lr in diverged)])
+    lr = min([nearest, *(lr / restart.RETREAT for lr in diverged)])
     reason = (
         "every probe ended above the loss that training began with, so none says which LR is good: the LR that was set"
     )
-    if lr < base_lr:
-        reason += f", divided by {base_lr / lr:.3g} since probes diverged"
+    if nearest != base_lr:
+        reason += f", {base_lr:.3g}, as near as the bounds go"
+    if lr < nearest:
+        reason += f", divided by {nearest / lr:.3g} since probes diverged"
     allowed = restart.lr_after_setbacks(lr, state.ceiling)
-    lowered_by = None if same_lr(allowed.lr, base_lr) else base_lr / allowed.lr
+    lowered_by = base_lr / allowed.lr if allowed.lr < base_lr and not same_lr(allowed.lr, base_lr) else None
     return Decision(
         stage=stage, lr=allowed.lr, reason=reason + allowed.note, candidates=state.candidates, lowered_by=lowered_by
     )

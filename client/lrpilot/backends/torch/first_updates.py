@@ -6,17 +6,33 @@ too large. A probe of a few steps from fresh state sees little else, so the sear
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import inspect
-import math
-from collections.abc import Callable
+import io
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizers
+
+from lrpilot import rng
 
 AT = tuple(2**i for i in range(11))
 """The updates whose sizes are told, counted from 1."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Sizes that are told: of others nothing can be made."""
+START = 1.0
+"""The toy's weight at first: from zero, updates in proportion to it (LAMB, Adafactor) would take long to grow."""
+LR = 1e-4
+"""The toy's LR: the weight stays near its start, and single precision still tells one update from another."""
+PATIENCE_S = 2.0
+"""Of an optimizer that takes longer nothing is told. Those of PyTorch take a tenth of a second at most."""
 _LEFT_OUT = {"params", "weight_decay", "capturable", "fused", "foreach", "lr"}
 """What of a group's options the toy has not: a decay would move its weight by itself, and it lies on the host."""
 
@@ -25,35 +41,81 @@ def first_updates(optimizer: Optimizer) -> tuple[float, ...]:
     """By how much the updates `AT` move a weight whose gradient is always one, in units of the LR.
 
     Empty where no fresh optimizer of that kind can be made, or updated without its user's help. Neither the optimizer
-    nor random state is touched.
+    nor random state is touched, and nobody hears of it.
     """
+    if not _makes_new_ones(type(optimizer)):
+        return ()
     try:
-        with torch.random.fork_rng(devices=[]):
-            return _moved(_toy(optimizer))
+        with rng.preserved(), torch.device("cpu"), _unheard():
+            toy, weight = _toy(optimizer)
+            with _unhooked(toy):
+                return _moved(toy, weight)
     except Exception:  # it is somebody's class, which may need whatever it likes
         return ()
 
 
-def _toy(optimizer: Optimizer) -> Optimizer:
+def _makes_new_ones(kind: type) -> bool:
+    """Whether a call of a class gives a new object: one that is kept and given again would be the user's own."""
+    made: tuple[object, object] = (kind.__new__, type(kind).__call__)
+    return made == (object.__new__, type.__call__)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keeps back what is printed inside, and what is warned of: the user has heard it of the own optimizer."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _unhooked(toy: Optimizer) -> Iterator[None]:
+    """Keeps the steps of the toy from the hooks that are registered for all optimizers; other optimizers' go there."""
+    found: list[tuple[dict[int, Any], int, Any]] = []
+    for hooks in (optimizers._global_optimizer_pre_hooks, optimizers._global_optimizer_post_hooks):
+        found += [(hooks, key, hook) for key, hook in hooks.items()]
+    for hooks, key, hook in found:
+        hooks[key] = functools.partial(_called_for_others, toy, hook)
+    try:
+        yield
+    finally:
+        for hooks, key, hook in found:
+            if key in hooks:
+                hooks[key] = hook
+
+
+def _called_for_others(toy: Optimizer, hook: Callable[..., Any], optimizer: Optimizer, *rest: Any) -> Any:
+    return None if optimizer is toy else hook(optimizer, *rest)
+
+
+def _toy(optimizer: Optimizer) -> tuple[Optimizer, nn.Parameter]:
+    """A fresh optimizer of the same kind, and the weight that it has."""
     taken = inspect.signature(type(optimizer).__init__).parameters
     group = optimizer.param_groups[0]
-    options: dict[str, Any] = {k: v for k, v in group.items() if k in taken and k not in _LEFT_OUT}
+    options: dict[str, Any] = {k: copy.deepcopy(v) for k, v in group.items() if k in taken and k not in _LEFT_OUT}
     if "weight_decay" in taken:
         options["weight_decay"] = 0.0
     dimensions = min(max((p.dim() for p in group["params"]), default=1), 2)
-    weight = nn.Parameter(torch.zeros((2,) * max(dimensions, 1), dtype=torch.float64))
+    weight = nn.Parameter(torch.full((2,) * max(dimensions, 1), START, dtype=torch.float64))
     kind: Callable[..., Optimizer] = type(optimizer)
-    return kind([weight], lr=1e-3, **options)
+    return kind([weight], lr=LR, **options), weight
 
 
-def _moved(toy: Optimizer) -> tuple[float, ...]:
+def _moved(toy: Optimizer, weight: nn.Parameter) -> tuple[float, ...]:
     group = toy.param_groups[0]
-    (weight,) = group["params"]
-    sizes = []
+    sizes, end = [], _end()
     for step in range(1, AT[-1] + 1):
         weight.grad = torch.ones_like(weight)
         before = weight.detach().clone()
         toy.step()
         if step in AT:
-            sizes.append((weight.detach() - before).abs().mean().item() / group["lr"])
-    return tuple(sizes) if all(math.isfinite(size) and size > 0 for size in sizes) else ()
+            sizes.append((weight.detach() - before).abs().mean().item() / float(group["lr"]))
+        if time.monotonic() > end:
+            return ()
+    return tuple(sizes) if all(SMALLEST <= size <= LARGEST for size in sizes) else ()
+
+
+def _end() -> float:
+    """When patience is over; never where there are ranks, as an optimizer may talk to the others in its steps."""
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return time.monotonic() + PATIENCE_S if alone else float("inf")

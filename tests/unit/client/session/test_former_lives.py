@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from unittest import mock
 
 import pytest
 from lrpilot.errors import UnavailableError
@@ -189,3 +190,19 @@ def test_a_run_is_resumed_though_the_server_is_away_as_its_first_job_is_left() -
         present.open()
         present.session.load_state_dict(checkpoint)
         assert present.answer(directive).number == directive.number + 1
+
+
+def test_a_job_that_was_taken_up_is_not_dropped_for_another_one() -> None:
+    """Somebody loads one checkpoint by mistake, and then the right one."""
+    with contextlib.closing(KeptJobs()) as jobs:
+        checkpoints = []
+        for _ in range(2):
+            process = Process(jobs)
+            process.open()
+            checkpoints.append(process.session.state_dict())
+        kept = jobs.listed()
+        present = Process(jobs)
+        with mock.patch.object(jobs, "resume_job", raises_unavailable):
+            for checkpoint in checkpoints:
+                present.session.load_state_dict(checkpoint)
+        assert jobs.listed() == kept

@@ -49,6 +49,21 @@ def test_too_few_losses_reach_nothing() -> None:
     assert after(None, [0.1] * FEWEST) == Reached(loss=0.1, error=0.0)
 
 
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf, 1.7e308])
+def test_losses_that_could_not_be_had_are_left_out(lost: float) -> None:
+    assert after(None, [lost] * 100) is None
+    earlier = Reached(loss=0.3, error=0.01)
+    assert after(earlier, [lost] * 100) == earlier
+    assert after(None, [lost, 0.1] * 2 * FEWEST) == Reached(loss=0.1, error=0.0)
+
+
+def test_a_run_that_is_above_its_start_has_nothing_to_keep() -> None:
+    """Where validations alone promise anything, no bar is too low for it."""
+    promise = (Bar(from_step=50, loss=math.inf, validation=1.0),)
+    for level in (START, START + 5.0):
+        assert held_to(promise, Reached(loss=level, error=0.0), START, UNTIL) == promise
+
+
 def test_bars_keep_all_but_a_share_of_what_was_gained() -> None:
     held = held_to(PROMISE, Reached(loss=0.3, error=0.02), START, UNTIL)
     assert [bar.loss for bar in held[:2]] == pytest.approx([0.3 + SHARE * 2.0 + ERRORS * 0.02] * 2)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tuner_server.core.config import LARGEST_UPDATE, MAX_FIRST_UPDATES, SMALLEST_UPDATE
 from tuner_server.core.laws.first_updates import LARGEST, factor
 
 AT = [2**i for i in range(11)]
@@ -49,6 +50,18 @@ def test_updates_that_shrink_with_a_power_of_their_number_are_thought_to_go_on_s
         sum(k**-0.5 for k in range(1, 21)) / 20 / (sum(k**-0.5 for k in range(1, 1001)) / 1000), rel=0.05
     )
     assert factor(sizes, 20, 100_000) == LARGEST
+
+
+@given(
+    st.lists(st.floats(SMALLEST_UPDATE, LARGEST_UPDATE), min_size=1, max_size=MAX_FIRST_UPDATES)
+    | st.lists(st.sampled_from([SMALLEST_UPDATE, 1.0, LARGEST_UPDATE]), min_size=1, max_size=MAX_FIRST_UPDATES),
+    st.integers(1, 10**6),
+    st.integers(1, 2**63 - 1),
+)
+@example([1e-30, 1.0, 1e30], 20, 2**62)
+@example([1e30, 1.0, 1e-30], 20, 2**62)
+def test_whatever_the_wire_allows_has_a_factor(sizes: list[float], n: int, n_steps: int) -> None:
+    assert 1 / LARGEST <= factor(sizes, n, n_steps) <= LARGEST
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=32), st.integers(1, 65), st.integers(1, 10**7))

@@ -22,6 +22,7 @@ from tests.support.jobs.budget_jobs import (
     search,
     short_on,
 )
+from tuner_server.core.config import LrBounds
 from tuner_server.core.evidence import reached
 from tuner_server.core.evidence.promise import FIRST_LOSSES, LAST_LOOK, LAST_TRAINING_LOOK, STAIRS
 from tuner_server.core.evidence.restart import RETREAT, TRUSTED_RESTARTS
@@ -119,6 +120,18 @@ def test_where_every_probe_ends_above_the_start_the_lr_that_was_set_is_committed
     assert decision.reason.startswith("every probe ended above the loss that training began with")
     assert decision.candidates
     assert not transition.directive.promise
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(1e-4, 1e-2, 1e-2), (1.0, 10.0, 1.0), (1e-2, 1.0, 0.1)])
+def test_it_does_not_leave_the_bounds_that_were_given(low: float, high: float, expected: float) -> None:
+    """An optimizer's default may lie far outside."""
+    bounded = {"lr_bounds": LrBounds(min=low, max=high)}
+    transition = committing(config(4000, has_validation=True, **PLAIN).model_copy(update=bounded), 1.0, 1.1)
+    decision = transition.decision
+    assert decision is not None
+    assert decision.reason.startswith("every probe ended above the loss that training began with")
+    assert decision.lr == pytest.approx(expected)
+    assert (decision.lowered_by is not None) == (expected < 0.1)
 
 
 def test_it_is_lowered_below_all_lrs_that_diverged() -> None:

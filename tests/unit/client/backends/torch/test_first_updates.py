@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import random
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from lrpilot.backends.torch.first_updates import AT, first_updates
+from lrpilot import rng
+from lrpilot.backends.torch.first_updates import AT, PATIENCE_S, first_updates
 from torch import nn, optim
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
 def weights() -> list[nn.Parameter]:
@@ -49,9 +54,63 @@ class Lazy(optim.SGD):
         """Makes no update."""
 
 
+class Sprinter(optim.SGD):
+    """Doubles its steps without end."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes a longer update than ever."""
+        self.param_groups[0]["momentum"] = 2.0
+        super().step(closure)
+
+
+class Only(optim.SGD):
+    """There is one in a process, which is given again."""
+
+    found: Any = None
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        cls.found = cls.found or super().__new__(cls)
+        return cls.found
+
+
+class Scaled(optim.Optimizer):
+    """Moves a weight in proportion to its norm, as LARS and LAMB do."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes an update."""
+        for weight in self.param_groups[0]["params"]:
+            trust = weight.norm() / weight.grad.norm() if weight.norm() else 1.0
+            weight -= self.param_groups[0]["lr"] * trust * weight.grad
+
+
+class Talker(optim.SGD):
+    """Draws, prints and warns at every step."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes an update."""
+        print("a step", random.random(), np.random.random(), torch.rand(1).item())
+        warnings.warn("a step", stacklevel=2)
+        super().step(closure)
+
+
+class Slow(optim.SGD):
+    """Takes a second a step, by a clock of the test's."""
+
+    clock = 0.0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes an update."""
+        Slow.clock += 1.0
+        super().step(closure)
+
+
 @pytest.mark.parametrize(
     "optimizer",
-    [Needy(weights(), nn.Linear(2, 2)), Lazy(weights()), optim.LBFGS(weights())],
+    [Needy(weights(), nn.Linear(2, 2)), Lazy(weights()), Sprinter(weights()), optim.LBFGS(weights())],
     ids=lambda o: type(o).__name__,
 )
 def test_of_one_that_can_not_be_tried_nothing_is_known(optimizer: optim.Optimizer) -> None:
@@ -68,3 +127,53 @@ def test_neither_the_users_optimizer_nor_random_state_is_touched() -> None:
     assert after["param_groups"] == before["param_groups"]
     assert torch.equal(after["state"][0]["momentum_buffer"], before["state"][0]["momentum_buffer"])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_class_that_gives_its_only_object_again_is_left_alone() -> None:
+    weight = weights()
+    optimizer = Only(weight, lr=0.1)
+    assert first_updates(optimizer) == ()
+    assert optimizer.param_groups[0]["params"][0] is weight[0]
+
+
+def test_updates_in_proportion_to_the_weight_do_not_begin_at_zero() -> None:
+    for optimizer in (Scaled(weights()), optim.Adafactor(weights(), lr=0.1)):
+        assert first_updates(optimizer) == pytest.approx([1.0] * len(AT), rel=0.1)
+
+
+def test_hooks_for_all_optimizers_do_not_hear_of_it_and_stay() -> None:
+    optimizer, heard = optim.SGD(weights(), lr=0.1), list[optim.Optimizer]()
+    handles = [
+        register_optimizer_step_pre_hook(lambda called, *_: heard.append(called)),
+        register_optimizer_step_post_hook(lambda called, *_: heard.append(called)),
+    ]
+    try:
+        assert first_updates(optimizer)
+        assert heard == []
+        optimizer.step()
+        assert heard == [optimizer, optimizer]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_what_one_says_and_draws_is_kept_back(capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = Talker(weights(), lr=0.1)
+    states = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+    assert first_updates(optimizer) == pytest.approx([1.0] * len(AT))
+    assert capsys.readouterr().out == ""
+    assert random.getstate() == states[0]
+    assert rng.same(np.random.get_state(legacy=False), states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_a_slow_one_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrpilot.backends.torch.first_updates.time.monotonic", lambda: Slow.clock)
+    assert first_updates(Slow(weights(), lr=0.1)) == ()
+    assert Slow.clock <= PATIENCE_S + 1
+
+
+def test_the_device_on_which_tensors_are_made_does_not_matter() -> None:
+    optimizer = optim.Adam(weights(), lr=0.1)
+    with torch.device("meta"):
+        assert first_updates(optimizer) == pytest.approx([1.0] * len(AT))

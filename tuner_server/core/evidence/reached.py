@@ -60,7 +60,7 @@ def after(known: Reached | None, losses: Sequence[float]) -> Reached | None:
 
     Args:
         known: before them.
-        losses: of a report. Those that are not finite are left out: where they could not be had, a report has NaN.
+        losses: of a report. Those beyond `LARGEST` are left out.
     """
     losses = [loss for loss in losses if abs(loss) <= LARGEST]
     n_stretches = min(len(losses) // FEWEST, STRETCHES)

@@ -98,11 +98,10 @@ def for_want_of_a_gain(state: Lessons, config: JobConfig, stage: int) -> Decisio
     nearest = base_lr if bounds is None else min(max(base_lr, bounds.min), bounds.max)
     diverged = [candidate.lr for candidate in state.candidates if candidate.diverged]
     lr = min([nearest, *(lr / restart.RETREAT for lr in diverged)])
-    reason = (
-        "every probe ended above the loss that training began with, so none says which LR is good: the LR that was set"
-    )
+    chosen = "the LR that was set"
     if nearest != base_lr:
-        reason += f", {base_lr:.3g}, as near as the bounds go"
+        chosen = f"the bound that is nearest to {chosen}, {base_lr:.3g}"
+    reason = f"every probe ended above the loss that training began with, so none says which LR is good: {chosen}"
     if lr < nearest:
         reason += f", divided by {nearest / lr:.3g} since probes diverged"
     allowed = restart.lr_after_setbacks(lr, state.ceiling)

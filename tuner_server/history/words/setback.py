@@ -52,8 +52,10 @@ def _promised(stage: Stage, undoing: Undoing) -> str:
         return f"By then {below} was promised."
     if undoing.reached is not None:
         low = told_apart(undoing.reached, undoing.loss)[0]
-        lost = share(undoing.loss - undoing.reached, known.gain)
-        return f"Before that it had come down to {low}, so {lost} of what it had gained was lost again."
+        lost = f"{share(undoing.loss - undoing.reached, known.gain)} of what"
+        if undoing.loss >= known.start_loss:
+            lost = "all that"
+        return f"Before that it had come down to {low}, so {lost} it had gained was lost again."
     if known.start_loss <= undoing.bar:  # a bar has a margin for noise, which may be large
         return f"By then {below} was promised."
     start, end = told_apart(sign * known.start_loss, sign * (known.start_loss - known.gain))

@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import io
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def first_updates(optimizer: Optimizer) -> tuple[float, ...]:
     if not _makes_new_ones(type(optimizer)):
         return ()
     try:
-        with rng.preserved(), torch.device("cpu"), _unheard():
+        with rng.preserved(), torch.device("cpu"), _uncompiled(), _unheard():
             toy, weight = _toy(optimizer)
             with _unhooked(toy):
                 return _moved(toy, weight)
@@ -58,6 +59,14 @@ def _makes_new_ones(kind: type) -> bool:
     """Whether a call of a class gives a new object: one that is kept and given again would be the user's own."""
     made: tuple[object, object] = (kind.__new__, type(kind).__call__)
     return made == (object.__new__, type.__call__)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Has compiled functions run as they are written: to compile one for the toy would take longer than all the rest.
+
+    As long as nothing has been compiled, what compiles is not imported, which would take a second.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

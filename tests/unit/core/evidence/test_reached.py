@@ -50,7 +50,7 @@ def test_too_few_losses_reach_nothing() -> None:
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf, 1.7e308])
-def test_losses_that_could_not_be_had_are_left_out(lost: float) -> None:
+def test_losses_that_say_nothing_are_left_out(lost: float) -> None:
     assert after(None, [lost] * 100) is None
     earlier = Reached(loss=0.3, error=0.01)
     assert after(earlier, [lost] * 100) == earlier

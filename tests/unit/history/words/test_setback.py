@@ -50,6 +50,12 @@ def test_a_run_that_lost_what_it_had_reached_itself_is_told_so(stage: Stage) -> 
     )
 
 
+def test_a_run_that_rose_above_its_start_has_lost_all_and_not_more(stage: Stage) -> None:
+    known = Setback(lr=0.3, loss=2.9, bar=0.77, start_loss=2.3, gain=1.8, reached=0.5)
+    words = setback(_with_setback(stage, known), dataclasses.replace(SHORT, loss=2.9, bar=0.77, reached=0.5))
+    assert "Before that it had come down to 0.5, so all that it had gained was lost again." in words
+
+
 def test_a_lower_lr_that_did_not_help_is_said_not_to_be_the_cause(stage: Stage) -> None:
     known = Setback(lr=0.03, loss=1.4, bar=0.77, start_loss=2.3, gain=1.8, reached=0.5)
     undoing = dataclasses.replace(SHORT, lr=0.03, loss=1.4, bar=0.77, reached=0.5)

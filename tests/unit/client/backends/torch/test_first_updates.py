@@ -177,3 +177,26 @@ def test_the_device_on_which_tensors_are_made_does_not_matter() -> None:
     optimizer = optim.Adam(weights(), lr=0.1)
     with torch.device("meta"):
         assert first_updates(optimizer) == pytest.approx([1.0] * len(AT))
+
+
+class Compiled(optim.SGD):
+    """Has a compiled function in its steps, as implementations of Muon do."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+        self._doubled = torch.compile(lambda gradient: 2.0 * gradient, backend=compiled_for_nobody)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes an update."""
+        for weight in self.param_groups[0]["params"]:
+            weight -= self.param_groups[0]["lr"] * self._doubled(weight.grad)
+
+
+def compiled_for_nobody(*_: Any) -> Any:
+    """A backend of torch.compile."""
+    raise AssertionError("the toy was compiled for")
+
+
+def test_nothing_is_compiled_for_it() -> None:
+    assert first_updates(Compiled(weights())) == pytest.approx([2.0] * len(AT))

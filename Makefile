@@ -100,6 +100,7 @@ bench: setup browser
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
 	python -m benchmarks.hyperparameters --json out/bench/hyperparameters.json --plots out/bench
+	python -m benchmarks.random_trainings --trainings 95 --json out/bench/random.json --plots out/bench
 	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.answers --json out/bench/answers.json --plot out/bench/answers.png

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.random_trainings.runs import RUINED, Found
 from benchmarks.random_trainings.training import draw
@@ -69,5 +70,7 @@ def plot(found: Sequence[Found]) -> Figure:
     axes.axhline(RUINED, color="tab:red", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", yscale="log", xlabel="best LR of the sweep / LR that was found")
     axes.set_ylabel("loss of the tuned run / best of the sweep")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(ScalarFormatter())
     axes.legend()
     return figure

@@ -14,7 +14,7 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,17 @@ from lrpilot import rng
 
 AT = tuple(2**i for i in range(11))
 """The updates whose sizes are told, counted from 1."""
-SMALLEST, LARGEST = 1e-30, 1e30
-"""Sizes that are told: of others nothing can be made."""
+SMALLEST, LARGEST = 1e-5, 1e5
+"""Sizes that are told. An optimizer whose updates are smaller or larger finds their size by itself (Prodigy, Rprop)."""
+SWING = 0.5
+"""By how much the gradient of the toy's other weight goes up and down around one. An optimizer that divides by how much
+a gradient varies (AdaBelief) goes astray with one that is always the same, as it never does in a training."""
+SETTLED = 16
+"""From this update on the swing is averaged away."""
+ASTRAY = 1.5
+"""Nothing is told if the ratio of the two weights' ways changes by more than this factor afterwards."""
 START = 1.0
-"""The toy's weight at first: from zero, updates in proportion to it (LAMB, Adafactor) would take long to grow."""
+"""The toy's weights at first: from zero, updates in proportion to them (LAMB, Adafactor) would take long to grow."""
 LR = 1e-4
 """The toy's LR: the weight stays near its start, and single precision still tells one update from another."""
 PATIENCE_S = 2.0
@@ -48,9 +55,9 @@ def first_updates(optimizer: Optimizer) -> tuple[float, ...]:
         return ()
     try:
         with rng.preserved(), torch.device("cpu"), _uncompiled(), _unheard():
-            toy, weight = _toy(optimizer)
+            toy, weights = _toy(optimizer)
             with _unhooked(toy):
-                return _moved(toy, weight)
+                return _moved(toy, weights)
     except Exception:  # it is somebody's class, which may need whatever it likes
         return ()
 
@@ -97,31 +104,38 @@ def _called_for_others(toy: Optimizer, hook: Callable[..., Any], optimizer: Opti
     return None if optimizer is toy else hook(optimizer, *rest)
 
 
-def _toy(optimizer: Optimizer) -> tuple[Optimizer, nn.Parameter]:
-    """A fresh optimizer of the same kind, and the weight that it has."""
+def _toy(optimizer: Optimizer) -> tuple[Optimizer, list[nn.Parameter]]:
+    """A fresh optimizer of the same kind, and the two weights that it has."""
     taken = inspect.signature(type(optimizer).__init__).parameters
     group = optimizer.param_groups[0]
     options: dict[str, Any] = {k: copy.deepcopy(v) for k, v in group.items() if k in taken and k not in _LEFT_OUT}
     if "weight_decay" in taken:
         options["weight_decay"] = 0.0
     dimensions = min(max((p.dim() for p in group["params"]), default=1), 2)
-    weight = nn.Parameter(torch.full((2,) * max(dimensions, 1), START, dtype=torch.float64))
+    shape = (2,) * max(dimensions, 1)
+    weights = [nn.Parameter(torch.full(shape, START, dtype=torch.float64)) for _ in range(2)]
     kind: Callable[..., Optimizer] = type(optimizer)
-    return kind([weight], lr=LR, **options), weight
+    return kind([*weights], lr=LR, **options), weights
 
 
-def _moved(toy: Optimizer, weight: nn.Parameter) -> tuple[float, ...]:
-    group = toy.param_groups[0]
-    sizes, end = [], _end()
+def _moved(toy: Optimizer, weights: Sequence[nn.Parameter]) -> tuple[float, ...]:
+    """The sizes of the updates of the first weight; the second one's gradient goes up and down."""
+    group, (weight, _), end = toy.param_groups[0], weights, _end()
+    sizes, ratios = [], []
     for step in range(1, AT[-1] + 1):
-        weight.grad = torch.ones_like(weight)
+        for each, gradient in zip(weights, (1.0, 1.0 + (SWING if step % 2 else -SWING)), strict=True):
+            each.grad = torch.full_like(each, gradient)
         before = weight.detach().clone()
         toy.step()
         if step in AT:
             sizes.append((weight.detach() - before).abs().mean().item() / float(group["lr"]))
+        if step in AT and step >= SETTLED:
+            way, other = ((each.detach() - START).abs().mean().item() for each in weights)
+            ratios.append(other / way)
         if time.monotonic() > end:
             return ()
-    return tuple(sizes) if all(SMALLEST <= size <= LARGEST for size in sizes) else ()
+    known = all(SMALLEST <= size <= LARGEST for size in sizes) and max(ratios) <= ASTRAY * min(ratios)
+    return tuple(sizes) if known else ()
 
 
 def _end() -> float:

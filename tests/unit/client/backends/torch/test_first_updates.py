@@ -63,6 +63,22 @@ class Sprinter(optim.SGD):
         super().step(closure)
 
 
+class Believer(optim.Optimizer):
+    """Divides by how much a gradient differs from its mean, as AdaBelief does."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Makes an update."""
+        for weight in self.param_groups[0]["params"]:
+            state = self.state[weight]
+            mean = state["mean"] = 0.9 * state.get("mean", 0.0) + 0.1 * weight.grad
+            variance = state["variance"] = 0.999 * state.get("variance", 0.0) + 0.001 * (weight.grad - mean) ** 2
+            weight -= self.param_groups[0]["lr"] * mean / (variance.sqrt() + 1e-8)
+
+
 class Only(optim.SGD):
     """There is one in a process, which is given again."""
 
@@ -110,7 +126,14 @@ class Slow(optim.SGD):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [Needy(weights(), nn.Linear(2, 2)), Lazy(weights()), Sprinter(weights()), optim.LBFGS(weights())],
+    [
+        Needy(weights(), nn.Linear(2, 2)),
+        Lazy(weights()),
+        Sprinter(weights()),
+        Believer(weights()),
+        optim.Rprop(weights()),
+        optim.LBFGS(weights()),
+    ],
     ids=lambda o: type(o).__name__,
 )
 def test_of_one_that_can_not_be_tried_nothing_is_known(optimizer: optim.Optimizer) -> None:

@@ -12,10 +12,11 @@ import functools
 import inspect
 import io
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import distributed, nn
@@ -41,6 +42,9 @@ LR = 1e-4
 """The toy's LR: the weight stays near its start, and single precision still tells one update from another."""
 PATIENCE_S = 2.0
 """Of an optimizer that takes longer nothing is told. Those of PyTorch take a tenth of a second at most."""
+_ONE_AT_A_TIME = threading.Lock()
+"""What is kept from a toy belongs to the process: hooks, warnings, random state, whether functions are compiled. Two
+threads that put it back in another order than they took it would leave it as neither had found it."""
 _LEFT_OUT = {"params", "weight_decay", "capturable", "fused", "foreach", "lr"}
 """What of a group's options the toy has not: a decay would move its weight by itself, and it lies on the host."""
 
@@ -54,7 +58,7 @@ def first_updates(optimizer: Optimizer) -> tuple[float, ...]:
     if not _makes_new_ones(type(optimizer)):
         return ()
     try:
-        with rng.preserved(), torch.device("cpu"), _uncompiled(), _unheard():
+        with _ONE_AT_A_TIME, rng.preserved(), torch.device("cpu"), _uncompiled(), _unheard():
             toy, weights = _toy(optimizer)
             with _unhooked(toy):
                 return _moved(toy, weights)
@@ -76,10 +80,25 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
+class _OtherThreads(io.TextIOBase):
+    """A stream that keeps back what the thread writes which made it; others' lines go on to where they went."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._own = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Writes, or keeps back."""
+        return len(text) if threading.get_ident() == self._own else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes what others have written."""
+        self._stream.flush()
+
+
 @contextlib.contextmanager
 def _unheard() -> Iterator[None]:
     """Keeps back what is printed inside, and what is warned of: the user has heard it of the own optimizer."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(_OtherThreads(sys.stdout)):
         warnings.simplefilter("ignore")
         yield
 

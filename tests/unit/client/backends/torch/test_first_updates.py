@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from lrpilot import rng
 from lrpilot.backends.torch.first_updates import AT, PATIENCE_S, first_updates
 from torch import nn, optim
+from torch.optim import optimizer as optimizers
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
@@ -178,6 +181,24 @@ def test_hooks_for_all_optimizers_do_not_hear_of_it_and_stay() -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def test_many_threads_at_once_leave_the_process_as_they_found_it() -> None:
+    """Each has the same answer, whatever the others put back meanwhile."""
+
+    def heard(*_: object) -> None:
+        """A hook of the user's for all optimizers."""
+
+    handle = register_optimizer_step_post_hook(heard)
+    try:
+        before = (sys.stdout, warnings.filters[:], dict(optimizers._global_optimizer_post_hooks))
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(first_updates, [Talker(weights()) for _ in range(16)]))
+        assert (sys.stdout, warnings.filters[:], dict(optimizers._global_optimizer_post_hooks)) == before
+        assert torch._dynamo.eval_frame._stance.stance == "default"
+        assert len(set(found)) == 1
+    finally:
+        handle.remove()
 
 
 def test_what_one_says_and_draws_is_kept_back(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,8 @@ USUAL_MOMENTUM = 0.9
 """m"""
 LARGEST = 10.0
 """The factor is at most this, and at least its inverse: what is known of u is about one weight and one gradient."""
+ROUNDING = 1e-6
+"""Sizes are measured, so a factor that should be 1 is only nearly so."""
 STEADY = 0.02
 """Where the last two slopes of log u over log k differ by no more than this part, u goes on along the last one: it is a
 power of k, as with Adagrad. Otherwise it has come to rest, or is about to."""
@@ -43,8 +45,9 @@ def factor(sizes: Sequence[float], probe_steps: int, n_steps: int) -> float:
     ratio = _mean(sizes, probe_steps) / _mean(sizes, n_steps)
     usual = 1.0 - np.power(USUAL_MOMENTUM, 2.0 ** np.arange(len(sizes)))
     least = _mean(usual.tolist(), probe_steps) / _mean(usual.tolist(), n_steps)
-    found = ratio / least if ratio < least else max(ratio, 1.0)
-    return min(max(found, 1.0 / LARGEST), LARGEST)
+    if least * (1.0 - ROUNDING) <= ratio <= 1.0 + ROUNDING:
+        return 1.0
+    return min(max(ratio / least if ratio < least else ratio, 1.0 / LARGEST), LARGEST)
 
 
 def _mean(sizes: Sequence[float], n: int) -> float:

@@ -106,7 +106,8 @@ def test_without_a_server_the_run_ends_by_time_all_the_same(away: bool, caplog: 
             run.train(stop_after=400)
             transport.away = True
         lrs = run.train()
-    assert 0.5 * TOTAL_S <= time.monotonic() - began <= 2.0 * TOTAL_S
+    # Neither at once nor for ever: how fast steps are is the machine's business, which may be busy for a while.
+    assert 0.1 * TOTAL_S <= time.monotonic() - began <= 10.0 * TOTAL_S
     assert run.tuner.finished
     assert lrs[-1] <= 0.05 * max(lrs)
 

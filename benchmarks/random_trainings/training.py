@@ -16,7 +16,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 GUESS = 1e-3
 """The LR that every optimizer is made with, as who has no idea would do."""
 N_TRAINED = 1_300
-"""Of the 1,797 digits; the others are what a run is judged by."""
+"""So many of the 1,797 digits are trained on; the others are what a run is judged by."""
 WRONG_LABELS = 0.3
 """The part of the training labels that is drawn at random, where the task has noisy labels."""
 
@@ -53,7 +53,7 @@ class Drawn:
     n_steps: int
     task: str
     max_norm: float | None
-    """Of the gradients, which are clipped to it."""
+    """The norm that gradients are clipped to; None: they are not clipped."""
     validates: bool
     """Whether the tuner may validate."""
 

@@ -96,24 +96,16 @@ class ServerMetrics(PipelineObserver):
             registry=registry,
         )
 
-        self._bytes = Gauge(
-            "lrpilot_database_bytes",
-            "What the database takes on the disk.",
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self._backup_time = Gauge(
+        def latest(name: str, words: str) -> Gauge:
+            """What whichever worker looked last has found."""
+            return Gauge(name, words, multiprocess_mode="livemostrecent", registry=registry)
+
+        self._bytes = latest("lrpilot_database_bytes", "What the database takes on the disk.")
+        self._backup_time = latest(
             "lrpilot_last_backup_timestamp_seconds",
             "When the database was backed up last, since the epoch; 0: it was not.",
-            multiprocess_mode="livemostrecent",
-            registry=registry,
         )
-        self._backup_bytes = Gauge(
-            "lrpilot_last_backup_bytes",
-            "The size of the last backup of the database.",
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
+        self._backup_bytes = latest("lrpilot_last_backup_bytes", "The size of the last backup of the database.")
 
     def rpc_ended(self, method: str, code: str, seconds: float | None) -> None:
         """An RPC came to its end; `seconds` is None for a stream, which lasts as long as its client likes."""

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import io
 import sys
 import threading
 import time
@@ -41,7 +40,7 @@ START = 1.0
 LR = 1e-4
 """The toy's LR: the weight stays near its start, and single precision still tells one update from another."""
 PATIENCE_S = 2.0
-"""Of an optimizer that takes longer nothing is told. Those of PyTorch take a tenth of a second at most."""
+"""Nothing is told of an optimizer that takes longer. Those of PyTorch take a tenth of a second at most."""
 _ONE_AT_A_TIME = threading.Lock()
 """What is kept from a toy belongs to the process: hooks, warnings, random state, whether functions are compiled. Two
 threads that put it back in another order than they took it would leave it as neither had found it."""
@@ -80,8 +79,8 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
-class _OtherThreads(io.TextIOBase):
-    """A stream that keeps back what the thread writes which made it; others' lines go on to where they went."""
+class _OtherThreads:
+    """A stream that keeps back what the thread writes which made it; to others it is the stream that it stands for."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._own = stream, threading.get_ident()
@@ -90,15 +89,15 @@ class _OtherThreads(io.TextIOBase):
         """Writes, or keeps back."""
         return len(text) if threading.get_ident() == self._own else self._stream.write(text)
 
-    def flush(self) -> None:
-        """Flushes what others have written."""
-        self._stream.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
 def _unheard() -> Iterator[None]:
     """Keeps back what is printed inside, and what is warned of: the user has heard it of the own optimizer."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(_OtherThreads(sys.stdout)):
+    quiet = None if sys.stdout is None else _OtherThreads(sys.stdout)  # a program without a console has none
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet):
         warnings.simplefilter("ignore")
         yield
 
@@ -134,7 +133,7 @@ def _toy(optimizer: Optimizer) -> tuple[Optimizer, list[nn.Parameter]]:
     shape = (2,) * max(dimensions, 1)
     weights = [nn.Parameter(torch.full(shape, START, dtype=torch.float64)) for _ in range(2)]
     kind: Callable[..., Optimizer] = type(optimizer)
-    return kind([*weights], lr=LR, **options), weights
+    return kind(weights, lr=LR, **options), weights
 
 
 def _moved(toy: Optimizer, weights: Sequence[nn.Parameter]) -> tuple[float, ...]:

@@ -72,7 +72,7 @@ class PlanRunner(DirectiveRunner):
             self.make_changes()
 
     def _compare_changes(self) -> None:
-        """Of several ranks: none may make the changes that wait before the others do."""
+        """Puts the changes that wait off where there are several ranks: none may make them before the others do."""
         if self._ranks is not None and not self._ranks.parted and not self._finished:
             self._plan.put_off()
             self._ranks.calls |= self._plan.has_put_off and not self._is_training

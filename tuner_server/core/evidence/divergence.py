@@ -68,7 +68,7 @@ def running_medians(losses: NDArray[np.float64], window: int = WINDOW) -> NDArra
     """The median of every `window` losses in a row, (n - window + 1,) of `losses`, (n,), n >= window."""
     start, step = losses.shape[0] - window + 1, losses.strides[0]
     windows = np.lib.stride_tricks.as_strided(losses, (start, window), (step, step), writeable=False)
-    return _medians(windows)
+    return medians(windows)
 
 
 def scatter(losses: NDArray[np.float64]) -> float:
@@ -79,10 +79,10 @@ def scatter(losses: NDArray[np.float64]) -> float:
     Args:
         losses: (n,), n >= 2.
     """
-    return NORMAL_SD * float(_medians(np.abs(losses[1:] - losses[:-1])))
+    return NORMAL_SD * float(medians(np.abs(losses[1:] - losses[:-1])))
 
 
-def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """`numpy.median` along the last axis, in half its time: here nothing is looked for that is not finite."""
     middle, odd = divmod(values.shape[-1], 2)
     if odd:

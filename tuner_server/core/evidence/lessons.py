@@ -67,7 +67,7 @@ class Lessons(Value):
     def held(self, directive: Directive, report: Report, until: int) -> tuple[Self, Directive] | None:
         """The state after a part of committed steps, and their directive, whose bars are held to what they reached.
 
-        None: nothing is promised, or nothing was reached.
+        None: nothing is promised, or nothing was reached that its bars are not held to already.
 
         Args:
             directive: as it is carried out.
@@ -75,7 +75,7 @@ class Lessons(Value):
             until: bars from this step of it on stay as they are.
         """
         known = reached.after(self.reached, report.losses)
-        if not directive.promise or self.footing is None or known is None:
+        if not directive.promise or self.footing is None or known == self.reached or known is None:
             return None
         bars = reached.held_to(directive.promise, known, self.footing.start_loss, until)
         return self.model_copy(update={"reached": known}), directive.model_copy(update={"promise": bars})

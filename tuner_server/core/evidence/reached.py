@@ -15,12 +15,11 @@ All of it moves with a shift of the losses, and scales with them.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
-from tuner_server.core.evidence.divergence import scatter
+from tuner_server.core.evidence.divergence import medians, scatter
 from tuner_server.core.messages import Bar, Setback, Value
 
 SHARE = 0.1
@@ -62,13 +61,14 @@ def after(known: Reached | None, losses: Sequence[float]) -> Reached | None:
         known: before them.
         losses: of a report. Those beyond `LARGEST` are left out.
     """
-    losses = [loss for loss in losses if abs(loss) <= LARGEST]
-    n_stretches = min(len(losses) // FEWEST, STRETCHES)
+    values = np.asarray(losses, dtype=np.float64)
+    values = values[np.abs(values) <= LARGEST]
+    n_stretches = min(len(values) // FEWEST, STRETCHES)
     if not n_stretches:
         return known
-    length = len(losses) // n_stretches
-    error = MEDIAN_ERROR * scatter(np.asarray(losses, dtype=np.float64)) / math.sqrt(length)
-    lowest = min(statistics.median(losses[i * length : (i + 1) * length]) for i in range(n_stretches))
+    length = len(values) // n_stretches
+    error = MEDIAN_ERROR * scatter(values) / math.sqrt(length)
+    lowest = float(medians(values[: n_stretches * length].reshape(n_stretches, length)).min())
     return Reached(loss=lowest, error=error) if known is None or lowest < known.loss else known
 
 

@@ -184,7 +184,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Step[BudgetState] | None:
         """Holds the steps that follow to what the run has reached itself."""
-        held = state.held(directive, report, until=math.ceil(reached.LAST_LOOK * directive.n_steps))
+        until = math.ceil(reached.LAST_LOOK * directive.n_steps)
+        if progress.reported_steps >= until:
+            return None
+        held = state.held(directive, report, until)
         return None if held is None else Step(*held)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:

@@ -237,6 +237,15 @@ def test_a_run_is_held_to_what_it_has_reached_itself_while_its_lr_is_near_the_pe
     assert profile_of(transition.state.lease) == profile_of(promising().directive)
 
 
+def test_what_is_reached_long_after_the_peak_changes_no_bars() -> None:
+    transition = reaching(promising())
+    n_steps = transition.state.lease.n_steps
+    transition = sound(transition, math.ceil(reached.LAST_LOOK * n_steps), OWN)
+    later = sound(transition, 1000, OWN - 0.5)
+    assert later.state.lease.promise == transition.state.lease.promise
+    assert later.state.policy_state == transition.state.policy_state
+
+
 def test_a_run_that_loses_what_it_had_reached_is_rolled_back_with_the_evidence() -> None:
     transition = reaching(promising())
     lr = profile_of(transition.directive).start_lr

@@ -11,11 +11,9 @@ import array
 import contextlib
 import datetime
 import hashlib
-import itertools
 import json
-import threading
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,7 +23,6 @@ from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import (
-    BusyError,
     ConflictError,
     InvalidInputError,
     NotFoundError,
@@ -34,16 +31,17 @@ from tuner_server.core.errors import (
 )
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
-from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
+from tuner_server.core.job.machine import JobState
+from tuner_server.core.messages import Directive, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.family import prior_from
-from tuner_server.service.long_reads import RETRY_S, LongReads, is_long
+from tuner_server.service.long_reads import LongReads
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
+from tuner_server.service.replays import Replays
 from tuner_server.service.sign_writer import SignWriter
-from tuner_server.storage import Entry, JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
+from tuner_server.storage import JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
 MAX_REQUEST_ID = 200
 RESUMES_KEPT = 100
@@ -90,8 +88,7 @@ class TunerService(Closing):
         """Turns reports into answers."""
         self.long_reads = LongReads()
         """The turns of answers that read long histories, on all ports together."""
-        self._long_replay = threading.Lock()
-        """The turn of the one long job that may be replayed: a policy sees its reports as numbers of Python's."""
+        self._replays = Replays()
 
     @property
     def life_limits(self) -> LifeLimits:
@@ -170,8 +167,7 @@ class TunerService(Closing):
             if number == outstanding:
                 earlier = stored.state
             else:
-                with self._turn_to_replay(stored):
-                    earlier = self._replayed(stored, number, check)
+                earlier = self._replays.back(stored, number, self.history(stored, check))
             earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
             return self._storage.rewind(stored, earlier, self._now())
 
@@ -348,42 +344,6 @@ class TunerService(Closing):
         page = self._storage.page(project, FAMILY_JOBS, wanted=JobFilter(family=config.family))
         return prior_from(stored.state for stored in page.jobs)
 
-    @contextlib.contextmanager
-    def _turn_to_replay(self, stored: StoredJob) -> Iterator[None]:
-        """The one turn to replay a long job. Nobody waits for it in a thread, which others need meanwhile.
-
-        Raises: BusyError: it is another job's, or an earlier request's for this one.
-        """
-        if not is_long(stored):
-            yield
-            return
-        if not self._long_replay.acquire(blocking=False):
-            raise BusyError("another long job is being taken back; come again later", RETRY_S)
-        try:
-            yield
-        finally:
-            self._long_replay.release()
-
-    def _replayed(self, stored: StoredJob, number: int, check: Callable[[], None]) -> JobState:
-        """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
-        entries = self.history(stored, check).read(losses=True, measures=True)
-        # One report at a time: all of them as numbers of Python's would be tens of times what is stored.
-        reports = map(_report, itertools.islice(entries, number - 1))
-        earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
-        outstanding = next(entries)
-        asked = _asked_since(itertools.chain([outstanding], entries), stored.state)
-        waits = dict.fromkeys((*earlier.requested, *asked))
-        update = {"requested": tuple(waits), "request_ids": stored.state.request_ids}
-        earlier = earlier.model_copy(update=update)
-        if earlier.directive != outstanding.directive:
-            raise PreconditionError(
-                f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
-                "finish the job with the version that began it"
-            )
-        if stored.state.status is Status.CANCELLED:
-            return machine.cancel(earlier, stored.state.message)
-        return earlier
-
 
 def _never_ran(state: JobState) -> bool:
     """Whether a job lives on which nothing was reported, and which no checkpoint was taken up of."""
@@ -395,47 +355,6 @@ def _names_with(state: JobState, resume_id: str) -> tuple[str, ...]:
     if resume_id == state.resumed_as:
         return state.resume_ids
     return (*state.resume_ids, resume_id)[-RESUMES_KEPT:]
-
-
-def _asked_since(forgotten: Iterable[Entry], state: JobState) -> list[PlanChange]:
-    """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
-
-    The client's own changes come again with its program.
-
-    Args:
-        forgotten: what is forgotten, from the directive on to which the client goes back.
-        state: the job's, before it goes back.
-    """
-    changes = [
-        entry.report.change
-        for entry, following in itertools.pairwise(forgotten)
-        if entry.report is not None and following.directive.change is not None and not _repeats(entry)
-    ]
-    return [change for change in (*changes, *state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
-
-
-def _repeats(entry: Entry) -> bool:
-    """Whether the change that takes effect with a report did so before, when its client could not hear of it."""
-    return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
-
-
-def _report(entry: Entry) -> Report:
-    """A report as it came in."""
-    stored = entry.report
-    assert stored is not None
-    assert stored.losses is not None
-    return Report(
-        directive_number=entry.directive.number,
-        outcome=stored.outcome,
-        losses=tuple(stored.losses.tolist()),
-        validations=stored.validations,
-        wall_time_s=stored.wall_time_s,
-        replacement=stored.replacement,
-        note=stored.note,
-        measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
-        change=stored.change,
-        ending=stored.ending,
-    )
 
 
 def fingerprint(value: Value) -> bytes:

@@ -1,8 +1,9 @@
 """Committed steps that fall short of what the search promised: networks that really die, and noise that looks like it.
 
-The networks are rectifiers with no normalisation, whose LR is to lie between bounds that no run of theirs survives. A
-probe of a few steps does. Once all units of a layer are dead for every input, no gradient passes: the loss stays at
-chance, and is finite.
+The networks are rectifiers with no normalisation. Where their LR is to lie between bounds that no run of theirs
+survives, a probe of a few steps does. Once all units of a layer are dead for every input, no gradient passes: the loss
+stays at chance, and is finite. Which of them die by themselves hangs on how a processor rounds, so their biases are
+pushed below all inputs where an LR has been high for longer than a probe.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ CHANCE = math.log(N_CLASSES)
 DEADLY = (0.2, 1.0)
 BOUNDS = (1e-3, 0.3)
 SEEDS = [5, 6]
-"""Their networks die and come back also from weights that differ by rounding."""
+SURVIVED_LR, SURVIVED_STEPS = 0.15, 25
+"""A network dies after more than so many steps in a row above this LR; a probe has fewer."""
 OPTIONS: dict[str, Any] = {"probe_steps": 16, "length_exponent": 0.0, "widening": 1.0}
 
 
@@ -59,6 +61,8 @@ class Run:
         self.loader = DataLoader(TensorDataset(self.inputs, self.targets), batch_size=BATCH, shuffle=True)
         self.lrs: list[float] = []
         """The LR of every step, those that were rolled back included."""
+        self.dies = False
+        """Whether a high LR kills the network."""
 
     @property
     def steps(self) -> int:
@@ -71,7 +75,15 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.lrs.append(self.optimizer.param_groups[0]["lr"])
+        if self.dies and min(self.lrs[-SURVIVED_STEPS - 1 :]) > SURVIVED_LR and self.steps > SURVIVED_STEPS:
+            self._die()
         return loss.detach()
+
+    def _die(self) -> None:
+        *hidden, _ = (module for module in self.model.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            for layer in hidden:
+                layer.bias.fill_(-1e3)
 
     def loss(self) -> float:
         """Over a quarter of the data."""
@@ -81,6 +93,7 @@ class Run:
 
     def tuner(self, transport: GrpcTransport, bounds: tuple[float, float], **arguments: Any) -> Tuner:
         """Opens its job."""
+        self.dies = bounds == DEADLY
         return Tuner(
             self.model,
             self.optimizer,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from lrpilot.distributed.backend import STEPS_BETWEEN_LOOKS
 from lrpilot.run.lease import Event, Lease
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.messages.directives import committed
@@ -135,7 +136,7 @@ def _part(directive: pb.Directive, report: Report | None) -> Part:
 
 def _looks(directive: pb.Directive) -> int:
     """How often the client looks for divergence before it reports."""
-    lease, looks = Lease(directive), 0
+    lease, looks = Lease(directive, steps_between_looks=STEPS_BETWEEN_LOOKS), 0
     while True:
         lease.done = lease.next_event
         event = lease.event()

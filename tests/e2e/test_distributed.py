@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,26 @@ def test_a_rank_that_diverges_ends_the_directive_on_all(processes: RankProcesses
     assert first.lrs == second.lrs
     assert first.schedule.segments == second.schedule.segments
     assert_equal(first.weights, second.weights)
+
+
+@pytest.mark.parametrize(("poisoned", "seen_after"), [(1, 4), (4, 4), (5, 8), (9, 10)])
+def test_a_short_probe_that_diverges_on_one_rank_ends_on_all(
+    processes: RankProcesses, poisoned: int, seen_after: int
+) -> None:
+    script = [directive(pb.PHASE_PROBE, 0.01, 10, snapshot=True), directive(pb.PHASE_TRAIN, 0.01, 6, restore=True)]
+    outcomes = processes.run(ranks.train_by_script, "ddp", script, (1, poisoned))
+    (first, messages), (second, _) = outcomes
+    diverged = pb.Report.FromString(messages[0])
+    assert (diverged.outcome, len(diverged.losses)) == (pb.OUTCOME_DIVERGED, seen_after)
+    assert first.lrs == second.lrs
+    assert_equal(first.weights, second.weights)
+
+
+def test_ranks_meet_at_every_fourth_step_of_a_short_probe(processes: RankProcesses) -> None:
+    script = [directive(pb.PHASE_PROBE, 0.01, 12, snapshot=True)]
+    for met in processes.run(ranks.meetings, "ddp", script):
+        pairs = enumerate(itertools.pairwise(met), 1)
+        assert [step for step, (before, after) in pairs if after > before] == [4, 8, 12]
 
 
 def test_an_early_warning_ends_a_probe_on_all_ranks(processes: RankProcesses) -> None:

@@ -89,6 +89,15 @@ class Backend(abc.ABC):
         """
         return ()
 
+    @property
+    def steps_between_looks(self) -> int:
+        """After how many steps `diverged` is asked at the earliest; the same throughout the run.
+
+        More than one where a look costs a step something, as one that ranks meet for. A short probe then goes on for
+        so many steps less one, at most, after a divergence could have been seen.
+        """
+        return 1
+
     def suspects(self) -> list[str]:
         """Names of what the training may change and `restore` can't put back, as the user knows it; may be empty.
 

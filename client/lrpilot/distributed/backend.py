@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lrpilot.backends.weight_average import WeightAverage
     from lrpilot.distributed.ranks import Ranks
 
+STEPS_BETWEEN_LOOKS = 4
+"""Steps between two looks at least, for each of which all ranks wait for the latest one."""
+
 log = logging.getLogger("lrpilot")
 
 
@@ -65,6 +68,11 @@ class DistributedBackend(Backend):
     def loss_precedes_updates(self) -> bool:
         """The rank's own, which is everybody's."""
         return self._own.loss_precedes_updates
+
+    @property
+    def steps_between_looks(self) -> int:
+        """As many on every rank, whatever device it has."""
+        return STEPS_BETWEEN_LOOKS
 
     def suspects(self) -> list[str]:
         """The suspects on this rank."""

@@ -37,8 +37,14 @@ class Lease:
     keeps an ordinary step to one comparison.
     """
 
-    def __init__(self, directive: pb.Directive, done: int = 0) -> None:
-        """Starts before the first step, or, in a run that is resumed, after `done` steps."""
+    def __init__(self, directive: pb.Directive, done: int = 0, *, steps_between_looks: int = 1) -> None:
+        """Starts before the first step.
+
+        Args:
+            directive: what is carried out.
+            done: the steps that have been made of it, in a run that is resumed.
+            steps_between_looks: the fewest after which it is worth looking for a divergence.
+        """
         self.directive = directive
         self.profile: Profile = profile_from_proto(directive.profile)
         self.constant = self.profile.stands
@@ -47,7 +53,7 @@ class Lease:
         self._lrs: list[float] = []
         self._first_lr = 0
         self._validate_at = frozenset(directive.validate_at)
-        self._check_every = min(max(directive.n_steps // CHECKS, 1), LONGEST_BLIND)
+        self._check_every = min(max(directive.n_steps // CHECKS, steps_between_looks), LONGEST_BLIND)
         self.next_event = self._next_event()
 
     @property

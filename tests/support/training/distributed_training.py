@@ -279,6 +279,26 @@ def train_by_script(
     return outcome, [report.SerializeToString() for report in transport.reports]
 
 
+def meetings(kind: str, script: list[bytes]) -> list[int]:
+    """Carries directives out; how often ranks had met in the tuner before each of its steps, and at the end."""
+    training, directives = Training(kind), [pb.Directive.FromString(each) for each in script]
+    total_steps, n_met, met = sum(each.n_steps for each in directives), 0, []
+
+    def count(number: int) -> None:
+        nonlocal n_met
+        n_met = number
+
+    with (
+        training.tuner(transport=ScriptedTransport(directives), total_steps=total_steps) as tuner,
+        before_calls_of("lrpilot.distributed.ranks.Ranks._meet", count),
+    ):
+        for batch in tuner.batches(training.loader):
+            loss = training.update(batch)
+            met.append(n_met)
+            tuner.step(loss)
+        return [*met, n_met]
+
+
 def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:
     """Carries out a directive with an average, which can't be put into the model on a rank; what was adopted."""
     training, directive = Training(kind), pb.Directive.FromString(script)

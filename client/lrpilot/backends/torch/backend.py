@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
+from lrpilot.backends.torch.asynchronous import runs_ahead
 from lrpilot.backends.torch.betas import scale_betas
 from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
 from lrpilot.backends.torch.first_updates import first_updates
 from lrpilot.backends.torch.group_lrs import GroupLrs
-from lrpilot.backends.torch.losses import LossBuffer
+from lrpilot.backends.torch.losses import AHEAD, LossBuffer
 from lrpilot.backends.torch.measures.collector import MeasureCollector
 from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.backends.torch.rollback.state_paths import stuck_paths
@@ -64,6 +65,8 @@ class TorchBackend(Backend):
         self._groups = GroupLrs(optimizers)
         self._optimizers = optimizers
         self._single = len(optimizers) == 1
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._on_device = any(runs_ahead(each.device) for group in groups for each in group["params"])
         self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
         unchanged = functools.partial(evaluating, self._snapshot, optimizers)
@@ -96,6 +99,11 @@ class TorchBackend(Backend):
     def loss_precedes_updates(self) -> bool:
         """False with several optimizers: one loss may be from after another's update, as a generator's is."""
         return self._single
+
+    @property
+    def steps_between_looks(self) -> int:
+        """As many as answers are old, on a device: each look has it make copies."""
+        return AHEAD if self._on_device else 1
 
     @property
     def first_updates(self) -> tuple[float, ...]:

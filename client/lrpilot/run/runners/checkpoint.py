@@ -103,7 +103,9 @@ class ResumableRunner(PopulationRunner):
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
-        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        coasting = state["coasting"]
+        lease = Coasting(directive.profile, left, done) if coasting else self._lease_of(directive, done)
+        self._lease = lease
         self._compare_changes()
         if state["apart"]:
             self._take_round_again(directive, state)

@@ -236,7 +236,7 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
         self._set_lr(lease.lr())
 
     def _begin_steps(self, directive: pb.Directive) -> Lease:
-        lease = Lease(directive)
+        lease = self._lease_of(directive)
         self._backend.begin(lease.room, lease.limit)
         return lease
 

@@ -53,7 +53,7 @@ class PopulationRunner(PlanRunner):
     def _begin_steps(self, directive: pb.Directive) -> Lease:
         if self._round is None:
             return super()._begin_steps(directive)
-        lease = Lease(self._round.own)
+        lease = self._lease_of(self._round.own)
         self._apart.begin_apart(lease.room, lease.limit)
         return lease
 

@@ -96,6 +96,10 @@ class Runner(abc.ABC):
     def _on_finished(self) -> None:
         """The run is over."""
 
+    def _lease_of(self, directive: pb.Directive, done: int = 0) -> Lease:
+        """A directive as this run carries it out, of which some steps may have been made."""
+        return Lease(directive, done, steps_between_looks=self._backend.steps_between_looks)
+
     def _flushed_losses(self) -> list[float]:
         """Takes the losses since the last report off the backend.
 

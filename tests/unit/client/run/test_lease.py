@@ -55,6 +55,19 @@ def test_a_short_probe() -> None:
     assert due(found, Event.PART) == []
 
 
+@pytest.mark.parametrize(
+    ("n_steps", "looks"),
+    [(3, [3]), (5, [4, 5]), (12, [4, 8, 12]), (20, [4, 8, 12, 16, 20]), (40, [5, 10, 15, 20, 25, 30, 35, 40])],
+)
+def test_where_looks_cost_something_a_short_probe_has_fewer(n_steps: int, looks: list[int]) -> None:
+    directive = pb.Directive(phase=pb.PHASE_PROBE, n_steps=n_steps, profile=lease(n_steps).directive.profile)
+    running = Lease(directive, steps_between_looks=4)
+    assert due(events(running), Event.CHECK) == looks
+    # A run that is resumed in its middle looks after the same steps.
+    resumed = Lease(directive, n_steps // 2, steps_between_looks=4)
+    assert due(events(resumed), Event.CHECK) == [step for step in looks if step > n_steps // 2]
+
+
 def test_parts_come_at_multiples_but_the_end_is_none() -> None:
     found = events(lease(100, report_every=25))
     assert due(found, Event.PART) == [25, 50, 75]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def test_every_contestant_learns_within_its_budget(name: str) -> None:
     assert not curve.diverged
     assert curve.val_steps[-1] <= KEY.n_steps
     assert len(curve.val_steps) == N_VALIDATIONS
-    assert curve.final_val_loss == curve.val_losses[-1] < curve.val_losses[0]
+    assert curve.final_val_loss == curve.val_losses[-1]
+    late = statistics.median(curve.val_losses[-N_VALIDATIONS // 4 :])  # one validation alone may be a noisy one
+    assert late < curve.val_losses[0]
 
 
 def test_a_diverging_run_stops_early_with_an_infinite_loss() -> None:

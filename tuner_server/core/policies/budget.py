@@ -185,9 +185,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     ) -> Step[BudgetState] | None:
         """Holds the steps that follow to what the run has reached itself."""
         until = math.ceil(reached.LAST_LOOK * directive.n_steps)
-        if progress.reported_steps >= until:
-            return None
-        held = state.held(directive, report, until)
+        held = None if progress.reported_steps >= until else state.held(directive, report, until)
         return None if held is None else Step(*held)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:

@@ -12,6 +12,7 @@ hyperparameters and one input dimension are few enough.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Self
 
@@ -49,20 +50,22 @@ class Grid:
     Attributes:
         lengthscales: [g] the lengthscales, each of them once.
         rates: [g] the kernel's rate for each of them.
-        lengthscale_index: [h] where a setting's lengthscale is among them.
+        borders: [g + 1] where the settings of each lengthscale begin, and where all end.
         output_variance: [h] s^2.
-        noise_variance: [h] sigma^2.
+        variance: [h] s^2 + sigma^2.
         log_prior: [h] logarithm of the prior weight, up to a constant.
+        membership: [g, h] 1 where the setting has the lengthscale, else 0.
         spread: [g, h] s^2 where the setting has the lengthscale, else 0: correlations [..., g] times this are the
             covariances [..., h], exactly, since all other terms of a sum are 0.
     """
 
     lengthscales: FloatArray
     rates: FloatArray
-    lengthscale_index: IndexArray
+    borders: IndexArray
     output_variance: FloatArray
-    noise_variance: FloatArray
+    variance: FloatArray
     log_prior: FloatArray
+    membership: FloatArray
     spread: FloatArray
 
     @classmethod
@@ -70,18 +73,20 @@ class Grid:
         """The grid of all combinations of these scales."""
         index = np.indices((len(lengthscales), len(output_scales), len(noise_scales))).reshape(3, -1)
         lengthscale, output_scale, noise_scale = lengthscales[index[0]], output_scales[index[1]], noise_scales[index[2]]
+        membership = (np.arange(len(lengthscales))[:, None] == index[0]).astype(np.float64)
         return cls(
             lengthscales=lengthscales,
             rates=rate(lengthscales),
-            lengthscale_index=index[0],
+            borders=np.arange(len(lengthscales) + 1) * (len(output_scales) * len(noise_scales)),
             output_variance=output_scale**2,
-            noise_variance=noise_scale**2,
+            variance=output_scale**2 + noise_scale**2,
             log_prior=(
                 _log_prior(lengthscale, _LENGTHSCALE_PRIOR)
                 + _log_prior(output_scale, _OUTPUT_SCALE_PRIOR)
                 + _log_prior(noise_scale, _NOISE_SCALE_PRIOR)
             ),
-            spread=np.where(np.arange(len(lengthscales))[:, None] == index[0], output_scale**2, 0.0),
+            membership=membership,
+            spread=membership * output_scale**2,
         )
 
     def __len__(self) -> int:
@@ -107,14 +112,11 @@ class Grid:
             kept = np.delete(kept, (weight.take(kept) == least).nonzero()[0][n_kept - len(kept) :])
         return weight.take(kept) / cumulative[n_kept - 1], kept
 
-    def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:
-        """The rates of settings [k] that are in order, each once [g, 1, 1], and where each of them begins [g]."""
-        index = self.lengthscale_index.take(kept)
-        first = np.empty(len(index), np.bool_)
-        first[:1] = True
-        np.not_equal(index[1:], index[:-1], first[1:])
-        starts = first.nonzero()[0]
-        return self.rates.take(index.take(starts))[:, None, None], starts.tolist()
+    def lengthscales_of(self, kept: IndexArray) -> tuple[IndexArray, list[int]]:
+        """The lengthscales of settings [k] that are in order, each once [g], and where each of them begins [g]."""
+        places = kept.searchsorted(self.borders).tolist()
+        present = [i for i, (start, stop) in enumerate(itertools.pairwise(places)) if start < stop]
+        return np.array(present), [places[i] for i in present]
 
 
 @functools.cache

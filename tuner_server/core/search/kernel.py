@@ -19,6 +19,12 @@ def rate(lengthscale: FloatArray) -> FloatArray:
     return result
 
 
+def coefficients(rates: FloatArray) -> FloatArray:
+    """What the powers of |x1 - x2|, up to the square, are multiplied by [l, 3]; [l, 1] d of two points 1 apart."""
+    result: FloatArray = np.concatenate([np.ones_like(rates), rates, rates * rates / 3.0], 1)
+    return result
+
+
 def matern(minus_d: FloatArray) -> FloatArray:
     """Matern-5/2 correlations: (1 + d + d^2 / 3) exp(-d), Rasmussen and Williams (2006), equation 4.17.
 

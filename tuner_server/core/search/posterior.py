@@ -3,7 +3,7 @@
 Notation and shapes (n observations, m LRs; k settings of the hyperparameters with weights w, g lengthscales among them;
 all in loss units):
 
-    c_l  [n, m]   correlations of observations and LRs under the lengthscale l
+    c_l  [n, m]   correlations of observations and LRs under the lengthscale l, see `kernel` and `lattice`
     R_i  [n, n]   s^2 D^-1/2 L^-1 of a setting i: |R_i c|^2 is the variance that the observations explain
     a_i  [n]      s^2 K^-1 y of a setting: a_i' c is the mean, above what was believed beforehand
 
@@ -20,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tuner_server.core.search.elimination import einsum
+from tuner_server.core.search.hyperparameters import Grid
 from tuner_server.core.search.kernel import matern
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,8 +41,7 @@ _ROUNDING = 1e-8
 subtracted is some 1e7 times as large as what is left."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Moments:
+class Moments(NamedTuple):
     """Mean and variance of the noise-free loss at m LRs, over all settings of the hyperparameters, in loss units.
 
     Attributes:
@@ -87,10 +88,11 @@ class Posterior:
         return Moments(self.mixture_mean, self.mixture_variance)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Fitted:
+class Fitted(NamedTuple):
     """A surrogate that has seen its observations; made by `Surrogate.fit`."""
 
+    grid: Grid
+    """The settings of the hyperparameters of which some were kept."""
     bounds: tuple[float, float]
     """Natural logarithms of the lowest and the highest LR of the search."""
     prior_mean: PriorMean | None
@@ -105,26 +107,31 @@ class Fitted:
     rows: FloatArray
     """[k, n + 1, n] R, and a' as the last row."""
     summed: FloatArray
-    """[g, n + 1, n] what is between c' and c in the variance of the mixture, and as the last row -a', weighted sums."""
-    rates: FloatArray
-    """[g, 1, 1] the kernel's rate for each lengthscale."""
+    """[g, n, n] what is between c' and c in the variance of the mixture: weighted sums of R' R - a a'."""
+    level: FloatArray
+    """[g, n] weighted sums of -a'."""
+    lengthscales: IndexArray
+    """[g] which of the grid's lengthscales the kept settings have."""
     starts: Sequence[int]
     """[g] where the settings of a lengthscale begin, which are neighbours."""
+    own: FloatArray
+    """[n, n, l] correlations of the observations with each other, under every lengthscale of the grid."""
 
-    def distances(self, x: FloatArray) -> FloatArray:
-        """[n, m] how far observations and LRs [m] are apart, in units of the range."""
-        distance = self.x[:, None] - x
-        return np.abs(distance, distance)
-
-    def outlook(self, x: FloatArray, distances: FloatArray) -> Outlook:
-        """What is expected at LRs [m], in units of the range, so far from the observations."""
-        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
-        return Outlook(self, self._offset(x), matern(distances * self.rates))
+    def outlook(self, x: FloatArray, correlation: FloatArray) -> Outlook:
+        """What is expected at LRs [m], in units of the range, with these correlations [g, n, m] to the observations."""
+        return Outlook(self, self._offset(x), correlation)
 
     def posterior(self, log_lr: FloatArray) -> Posterior:
         """The loss to expect at the LRs [m]; mean and variance only, no covariances."""
         x = normalised(log_lr, self.bounds)
-        return self.outlook(x, self.distances(x)).posterior()
+        rates = self.grid.rates.take(self.lengthscales)[:, None, None]
+        return self.outlook(x, matern(np.abs(self.x[:, None] - x) * rates)).posterior()
+
+    def lowest_mean(self) -> float:
+        """The lowest mean at an observed LR, over all settings."""
+        n, correlation = len(self.x), self.own.take(self.lengthscales, 2)
+        level = correlation.reshape(n, self.level.size).dot(self.level.T.reshape(self.level.size))
+        return float(np.minimum.reduce(self._offset(self.x) - level))
 
     def _offset(self, x: FloatArray) -> FloatArray | float:
         """What was believed beforehand, at the level that the observations have."""
@@ -134,8 +141,7 @@ class Fitted:
         return self.centre + self.prior_mean(low + (high - low) * x)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """What a fitted surrogate expects at m LRs.
 
     Attributes:
@@ -151,10 +157,10 @@ class Outlook:
 
     def moments(self) -> Moments:
         """Mean and variance over all settings."""
-        fitted, n = self.fitted, len(self.fitted.x)
-        products = np.matmul(fitted.summed, self.correlation)
-        level = np.add.reduce(products[:, n], 0)
-        explained = einsum("gnm,gnm->m", products[:, :n], self.correlation)
+        fitted, (g, n, m) = self.fitted, self.correlation.shape
+        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
+        explained = einsum("gnm,gnm->m", np.matmul(fitted.summed, self.correlation), self.correlation)
+        level = fitted.level.reshape(g * n).dot(self.correlation.reshape(g * n, m))
         explained += level * level
         unit = fitted.scale**2
         variance = np.subtract(fitted.weight @ fitted.variance, explained, explained)
@@ -173,7 +179,7 @@ class Outlook:
         rows, products = fitted.rows.reshape(k * r, n), np.empty((k * r, m))
         # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
         for correlation, start, stop in zip(self.correlation, fitted.starts, [*fitted.starts[1:], k], strict=True):
-            np.matmul(rows[start * r : stop * r], correlation, products[start * r : stop * r])
+            rows[start * r : stop * r].dot(correlation, products[start * r : stop * r])
         products = products.reshape(k, r, m)
         explained = einsum("knm,knm->km", products[:, :n], products[:, :n])
         variance = np.subtract(fitted.variance, explained, explained)

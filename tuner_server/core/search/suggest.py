@@ -6,13 +6,14 @@ import functools
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
 from tuner_server.core.search.hyperparameters import IndexArray
+from tuner_server.core.search.lattice import lattice
 from tuner_server.core.search.posterior import Fitted, FloatArray, Moments, Outlook, PriorMean
 from tuner_server.core.search.surrogate import Observations, Surrogate, fit_all
 
@@ -59,8 +60,7 @@ class Suggestion:
         return None if self._evidence is None else self._evidence()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """What the evidence for a suggestion is made from."""
 
     query: Query
@@ -71,7 +71,7 @@ class _Kept:
     def evidence(self) -> Evidence:
         query, moments, (low, high) = self.query, self.moments, self.query.bounds
         places = _thinned(query.grid_size)
-        log_lr = low + (high - low) * _unit_grid(query.grid_size)[places]
+        log_lr = low + (high - low) * lattice(query.grid_size, self.fitted.grid).x[places]
         log_lr[-1] = high  # to the bit
         mean, variance = moments.mean[places], moments.variance[places]
         if query.acquisition.bound_is_value:
@@ -139,24 +139,28 @@ def _draw(query: Query) -> Suggestion:
 
 
 def _choose(query: Query, fitted: Fitted) -> Suggestion:
-    size, (low, high) = query.grid_size, query.bounds
-    grid = _unit_grid(size)
-    # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
-    # lowest observed loss.
-    x = np.concatenate([grid, fitted.x]) if query.acquisition.uses_best else grid
-    distances = fitted.distances(x)
-    outlook = fitted.outlook(x, distances)
+    size, (low, high), compared = query.grid_size, query.bounds, lattice(query.grid_size, fitted.grid)
+    outlook = fitted.outlook(compared.x, compared.correlations(fitted.x, fitted.lengthscales))
     moments = outlook.moments()
-    best = float(np.minimum.reduce(moments.mean[size:])) if query.acquisition.uses_best else math.nan
-    bound = query.acquisition.at_most(moments, best)[:size]
-    nearest = np.minimum.reduce(distances[:, :size], 0)
-    bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf
-    chosen = _highest(query.acquisition, outlook, moments, best, bound)
-    log_lr = high if chosen == size - 1 else low + (high - low) * float(grid[chosen])
+    # The incumbent is the lowest mean at an observed LR, which noise can't flatter as it can the lowest observed loss.
+    best = fitted.lowest_mean() if query.acquisition.uses_best else math.nan
+    bound = query.acquisition.at_most(moments, best)
+    for start, stop in compared.near(fitted.x, query.min_separation * _ROUNDED_UP):
+        bound[start:stop] = -np.inf
+    top = int(bound.argmax())
+    if bound[top] == -np.inf:
+        chosen = compared.farthest(fitted.x)
+    elif query.acquisition.bound_is_value:
+        chosen = top
+    else:
+        chosen = _highest(query.acquisition, outlook, moments, best, bound, top)
+    log_lr = high if chosen == size - 1 else low + (high - low) * float(compared.x[chosen])
     return Suggestion(log_lr, _Kept(query, fitted, moments, best).evidence)
 
 
-def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best: float, bound: FloatArray) -> int:
+def _highest(
+    acquisition: Acquisition, outlook: Outlook, moments: Moments, best: float, bound: FloatArray, top: int
+) -> int:
     """Where the acquisition is the highest.
 
     Args:
@@ -165,10 +169,8 @@ def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best:
         moments: Mean and variance of that.
         best: The lowest loss known.
         bound: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
+        top: Where the bound is the highest.
     """
-    top = int(bound.argmax())
-    if acquisition.bound_is_value:
-        return top
     # A guess how high the highest value is: what has no chance then need not be looked at, if the guess was right.
     guess = acquisition.likely(float(moments.mean[top]), float(moments.variance[top]), best)
     level = max(guess - _LIKELY_ERROR, float(bound[top]) - _LOWEST_GUESS)
@@ -183,12 +185,6 @@ def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best:
             at = int(value.argmax())
             chosen = int(places[at]) if value[at] > highest else chosen
     return chosen
-
-
-@functools.lru_cache(maxsize=16)
-def _unit_grid(size: int) -> FloatArray:
-    """[size] numbers from 0 to 1, evenly spaced."""
-    return np.linspace(0.0, 1.0, size)
 
 
 @functools.lru_cache(maxsize=16)

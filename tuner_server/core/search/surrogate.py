@@ -28,7 +28,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -75,13 +75,12 @@ class Observations:
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, log_lr {shape}")
         log_lrs, losses, variances = self.log_lr.tolist(), self.loss.tolist(), self.noise_var.tolist()
-        # A sum is finite only if all numbers are, so that minimum and maximum mean what they say.
+        # No loss is larger than the length of the vector, and no comparison with NaN holds.
         if not (
-            math.isfinite(sum(log_lrs) + sum(losses) + sum(variances))
-            and min(losses, default=0.0) >= -MAX_LOSS
-            and max(losses, default=0.0) <= MAX_LOSS
+            math.isfinite(sum(log_lrs))
+            and math.hypot(*losses) <= MAX_LOSS
+            and sum(variances) <= MAX_LOSS**2
             and min(variances, default=0.0) >= 0
-            and max(variances, default=0.0) <= MAX_LOSS**2
         ):
             self._check_one_by_one()
 
@@ -130,8 +129,7 @@ class Surrogate:
         return fitted
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Prepared:
+class _Prepared(NamedTuple):
     """A surrogate and its observations in units of x and y; those that are censored come last."""
 
     surrogate: Surrogate
@@ -143,7 +141,7 @@ class _Prepared:
     def of(cls, surrogate: Surrogate, observations: Observations) -> _Prepared:
         log_lr, loss, noise_var = observations.log_lr, observations.loss, observations.noise_var
         censored = observations.censored
-        n_censored = int(np.count_nonzero(censored))
+        n_censored = censored.tolist().count(True)
         if n_censored:
             order = censored.argsort(kind="stable")
             log_lr, loss, noise_var, censored = log_lr[order], loss[order], noise_var[order], censored[order]
@@ -180,10 +178,11 @@ def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     work = elimination(n, b * h, b * min(h, MAX_KEPT))
     noise_var = _side_by_side([one.losses.noise_var for one in batch])
     target = _side_by_side([one.losses.target for one in batch])
-    _fill(work, grid, _side_by_side([one.x for one in batch]))
+    correlation = _fill(work, grid, _side_by_side([one.x for one in batch]))
     work.target.reshape(n, b, h)[...] = target[..., None]
     seen = n - n_censored
-    work.diagonal[:seen].reshape(seen, b, h)[...] += noise_var[:seen, :, None] + grid.noise_variance
+    diagonal = work.diagonal[:seen].reshape(seen, b, h)
+    np.add(noise_var[:seen, :, None], grid.variance, diagonal)
     work.run(stop=seen)
     correction: FloatArray | None = None
     if n_censored:
@@ -191,7 +190,7 @@ def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     log_likelihood = work.log_likelihood()
     if correction is not None:
         log_likelihood += correction
-    return _weighed(work, grid, batch, log_likelihood.reshape(b, h))
+    return _weighed(work, grid, batch, log_likelihood.reshape(b, h), correlation)
 
 
 def _side_by_side(columns: Sequence[FloatArray]) -> FloatArray:
@@ -199,15 +198,21 @@ def _side_by_side(columns: Sequence[FloatArray]) -> FloatArray:
     return columns[0][:, None] if len(columns) == 1 else np.array(columns).T
 
 
-def _fill(work: Elimination, grid: Grid, x: FloatArray) -> None:
-    """The covariances of f for all settings; x [n, b]. The right-hand side is left as it comes."""
+def _fill(work: Elimination, grid: Grid, x: FloatArray) -> FloatArray:
+    """Puts the covariances of f there, for all settings; x [n, b]. The right-hand side is left as it comes.
+
+    Returns:
+        [n, n, b, l] the correlations.
+    """
     n, b = x.shape
     apart = np.zeros((n, n + 1, b))
-    np.abs(x[:, None] - x, apart[:, :n])
+    np.subtract(x[:, None], x, apart[:, :n])
+    np.abs(apart, apart)
     correlation = matern(apart[..., None] * grid.rates)
     np.matmul(
         correlation.reshape(-1, len(grid.lengthscales)), grid.spread, work.columns.reshape(n * (n + 1) * b, len(grid))
     )
+    return correlation[:, :n]
 
 
 def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: FloatArray) -> FloatArray:
@@ -222,11 +227,13 @@ def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: Float
     return pseudo.log_correction
 
 
-def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray) -> list[Fitted]:
+def _weighed(
+    work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray, correlation: FloatArray
+) -> list[Fitted]:
     """What the posteriors need of the settings that carry the weight; log likelihoods [b, h]."""
     chosen = [grid.heaviest(one) for one in log_likelihood]
     counts = [len(kept) for _, kept in chosen]
-    weights, settings = _joined([weight for weight, _ in chosen]), _joined([kept for _, kept in chosen])
+    settings = _joined([kept for _, kept in chosen])
     places, scale = settings, np.array(batch[0].losses.scale)
     if len(batch) > 1:
         places = settings + np.repeat(np.arange(0, work.width, len(grid)), counts)
@@ -235,13 +242,16 @@ def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_like
     variance *= scale
     rows = _rows(work, places, variance)
     variance *= scale
-    products = _products(rows, weights)
     fitted, stop = [], 0
-    for one, (weight, kept) in zip(batch, chosen, strict=True):
+    for i, (one, (weight, kept)) in enumerate(zip(batch, chosen, strict=True)):
         start, stop = stop, stop + len(kept)
-        rates, starts = grid.lengthscales_of(kept)
+        lengthscales, starts = grid.lengthscales_of(kept)
+        share = grid.membership.take(lengthscales, 0).take(kept, 1)
+        share *= weight
+        summed, level = _summed(rows[start:stop], share)
         fitted.append(
             Fitted(
+                grid=grid,
                 bounds=one.surrogate.bounds,
                 prior_mean=one.surrogate.prior_mean,
                 centre=one.losses.centre,
@@ -250,9 +260,11 @@ def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_like
                 x=one.x,
                 variance=variance[start:stop, None],
                 rows=rows[start:stop],
-                summed=np.add.reduceat(products[start:stop], starts, 0),
-                rates=rates,
+                summed=summed,
+                level=level,
+                lengthscales=lengthscales,
                 starts=starts,
+                own=correlation[:, :, i],
             )
         )
     return fitted
@@ -273,14 +285,12 @@ def _rows(work: Elimination, places: IndexArray, variance: FloatArray) -> FloatA
     return rows
 
 
-def _products(rows: FloatArray, weight: FloatArray) -> FloatArray:
-    """[k, n + 1, n] w (R' R - a a') of each setting, and -w a' as the last row."""
-    n = rows.shape[2]
-    weighted = rows * weight[:, None, None]
-    last = weighted[:, n]
-    np.negative(last, last)
-    products = np.empty_like(rows)
-    # One small product after the other, each in a shape that doesn't depend on other searches.
-    np.matmul(rows.transpose(0, 2, 1), weighted, products[:, :n])
-    products[:, n] = last
-    return products
+def _summed(rows: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """[g, n, n] sums of w (R' R - a a') and [g, n] of -w a', by the weight of a setting for a lengthscale [g, k]."""
+    (k, _, n), g = rows.shape, len(share)
+    sign = np.ones((n + 1, 1))
+    sign[n] = -1.0
+    turned = rows * sign
+    # Products are made one after the other, each in a shape that doesn't depend on other searches.
+    products = np.matmul(rows.transpose(0, 2, 1), turned)
+    return share.dot(products.reshape(k, n * n)).reshape(g, n, n), share.dot(turned[:, n])

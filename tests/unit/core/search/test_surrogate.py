@@ -43,9 +43,9 @@ def test_mixture_weights_are_likelihood_times_prior_and_moments_add_up() -> None
     log_weights, means, variances = [], [], []
     for i in range(len(grid)):
         setting = (
-            float(grid.lengthscales[grid.lengthscale_index[i]]),
+            float(grid.lengthscales[grid.membership[:, i].argmax()]),
             math.sqrt(float(grid.output_variance[i])),
-            math.sqrt(float(grid.noise_variance[i])),
+            math.sqrt(float(grid.variance[i] - grid.output_variance[i])),
         )
         mean, variance, lml = textbook_gp(
             normalised(observations.log_lr),

@@ -226,6 +226,10 @@ class Storage(Closing):
         """The job as it is now. Raises: NotFoundError."""
 
     @abc.abstractmethod
+    def opened_by(self, job_id: str, request_id: str) -> bool:
+        """Whether there is such a job, and this is the request that opened it."""
+
+    @abc.abstractmethod
     def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
         """Writes reports and what they led to, each the next directive and the new state, in one transaction.
 

@@ -109,6 +109,12 @@ class SqlStorage(Storage):
         with self._database.reading() as connection:
             return _load(connection, job_id)
 
+    def opened_by(self, job_id: str, request_id: str) -> bool:
+        """See `Storage`."""
+        query = sa.select(JobRow.id).where(JobRow.id == job_id, JobRow.request_id == request_id)
+        with self._database.reading() as connection:
+            return connection.execute(query).one_or_none() is not None
+
     def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
         """See `Storage`."""
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.

@@ -39,7 +39,7 @@ from tuner_server.service.family import prior_from
 from tuner_server.service.long_reads import LongReads
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
-from tuner_server.service.replays import Replays
+from tuner_server.service.replays import Replay, Replays
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.storage import JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
@@ -154,6 +154,7 @@ class TunerService(Closing):
                 the one that issued it; or the request came before, and the job has gone on since.
             BusyError: another long job is being taken back.
         """
+        replay = Replay(number)
 
         def taken_back(stored: StoredJob) -> StoredJob:
             outstanding = stored.state.directive.number
@@ -167,7 +168,8 @@ class TunerService(Closing):
             if number == outstanding:
                 earlier = stored.state
             else:
-                earlier = self._replays.back(stored, number, self.history(stored, check))
+                with self._replays.turn(stored):
+                    earlier = replay.back(stored, self.history(stored, check))
             earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
             return self._storage.rewind(stored, earlier, self._now())
 

@@ -199,9 +199,11 @@ class SqlStorage(Storage):
             return None
         return StoredAnswer(row.fingerprint, codec.from_json(Directive, row.directive))
 
-    def history(self, job_id: str, *, losses: bool, measures: bool = True, until: int | None = None) -> Iterator[Entry]:
+    def history(
+        self, job_id: str, *, losses: bool, measures: bool = True, after: int = 0, until: int | None = None
+    ) -> Iterator[Entry]:
         """See `Storage`."""
-        read = HistoryRead(job_id, losses=losses, measures=losses and measures)
+        read = HistoryRead(job_id, losses=losses, measures=losses and measures, after=after)
         while not read.ended:
             with self._database.reading() as connection:
                 rows = read.rows(connection)

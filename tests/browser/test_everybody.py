@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.browser.chromium import PATIENCE_MS, POLL_MS, SharedWindows, axe_findings, until
 from tests.support.jobs.sample_jobs import job_config
@@ -198,3 +198,23 @@ def test_who_asks_too_much_is_served_a_moment_later(unwatched_page: Page, guarde
         page.on("response", lambda response: statuses.append(response.status))
     expect(page.locator("#connection")).to_have_text("live")
     assert 429 in statuses
+
+
+def test_a_comparison_whose_long_histories_have_to_wait_is_drawn_in_the_end(
+    unwatched_page: Page, dashboard: Any
+) -> None:
+    """Where others' long histories go first, a server refuses and says when to come again."""
+    page, refused = unwatched_page, set[str]()
+
+    def busy_at_first(route: Route) -> None:
+        if route.request.url in refused:
+            route.continue_()
+            return
+        refused.add(route.request.url)
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "come again later"})
+
+    page.route("**/curves.json", busy_at_first)
+    jobs = dashboard.jobs
+    page.goto(f"{dashboard.url}/compare?job={jobs['finished']}&job={jobs['twin']}")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    assert len(refused) == 2

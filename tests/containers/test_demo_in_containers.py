@@ -27,6 +27,8 @@ JOBS = {"digits": 2000, "text": 2000}
 SERVED = ["postgres", "tuner", "prometheus"]
 """What goes on running."""
 UNTIL_SCRAPED_S = 60.0
+PROMETHEUS = "lrpilot-prometheus"
+"""Its image, by the name that compose.yaml gives it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,15 @@ def test_prometheus_counts_the_reports(demo: Demo) -> None:
     assert {alert["labels"]["alertname"] for alert in demo.prometheus("alerts")["alerts"]} == set()
     (group,) = demo.prometheus("rules")["groups"]
     assert {rule["health"] for rule in group["rules"]} == {"ok"}
+
+
+def test_the_alert_on_backups_fires_after_two_days_without_one(demo: Demo) -> None:
+    """Prometheus' own tests of rules, in its container's image."""
+    volumes = {ROOT / "docker" / "prometheus": "/rules", Path(__file__).parent: "/cases"}
+    mounts = [f"--volume={path}:{place}:ro" for path, place in volumes.items()]
+    command = ["docker", "run", "--rm", *mounts, "--entrypoint=promtool", PROMETHEUS]
+    ended = subprocess.run([*command, "test", "rules", "/cases/backup_alert.yml"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("service", SERVED)

@@ -44,6 +44,18 @@ def test_no_entry_is_lost_between_parts(
     assert numbers(storage) == list(range(1, N + 2))
 
 
+@pytest.mark.parametrize("after", [0, 1, 4, N])
+def test_what_follows_on_an_entry_is_read_by_itself(storage: Storage, job: StoredJob, after: int) -> None:
+    entries = list(StoredHistory(storage, "job", N + 1, lambda: None).read(losses=True, after=after))
+    assert entries == list(storage.history("job", losses=True))[after:]
+
+
+def test_what_follows_on_an_entry_that_is_gone_is_another_history(storage: Storage, job: StoredJob) -> None:
+    storage.rewind(job, transition(3).state, NOW)
+    with pytest.raises(ConflictError, match="it went back"):
+        list(storage.history("job", losses=True, after=4))
+
+
 def test_a_part_is_no_larger_than_its_bytes_or_one_entry(
     storage: Storage, job: StoredJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

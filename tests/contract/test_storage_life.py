@@ -148,6 +148,15 @@ def test_signs_of_jobs_that_are_not_there_or_elsewhere_change_nothing(storage: S
     assert storage.load("job") == job
 
 
+def test_a_job_was_opened_by_one_request_of_its_project(storage: Storage) -> None:
+    create(storage, "job", NOW)
+    create(storage, "another", NOW)
+    requests = ("request of job", "request of another", "")
+    asked = [(job_id, request_id) for job_id in ("job", "another", "none") for request_id in requests]
+    opened = [pair for pair in asked if storage.opened_by(*pair)]
+    assert opened == [("job", "request of job"), ("another", "request of another")]
+
+
 def test_a_client_leaves_a_job_only_as_it_was_when_it_was_looked_at(storage: Storage) -> None:
     former = create(storage, "job", ago(1000))
     job = record(storage, former, report(), b"", transition(2), ago(10))

@@ -130,7 +130,7 @@ class Directive(Value):
             raise ValueError("a directive with steps has a profile")
         if self.profile is not None and max(self.profile.length, self.profile.offset) > LONGEST_PROFILE:
             raise ValueError(f"a profile has no more than {LONGEST_PROFILE} steps")
-        if any(step > self.n_steps for step in self.validate_at):
+        if self.validate_at and max(self.validate_at) > self.n_steps:
             raise ValueError("validation past the end of the directive")
         if len(set(self.measures)) < len(self.measures):
             raise ValueError("a measure is asked for twice")
@@ -138,10 +138,11 @@ class Directive(Value):
             raise ValueError("an average is of steps that stay")
         if self.round is not None and not self.phase.committed:
             raise ValueError("a round of a federation begins with steps that stay")
-        if self.warnings and self.phase is not Phase.PROBE:
-            raise ValueError("an early warning is for a probe")
-        if {warning.measure for warning in self.warnings} - set(self.measures):
-            raise ValueError("an early warning looks at what is measured")
+        if self.warnings:
+            if self.phase is not Phase.PROBE:
+                raise ValueError("an early warning is for a probe")
+            if {warning.measure for warning in self.warnings} - set(self.measures):
+                raise ValueError("an early warning looks at what is measured")
         return self
 
     @pydantic.model_validator(mode="after")

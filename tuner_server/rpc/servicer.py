@@ -229,7 +229,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Notes that a client has left."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
         following = convert.job_id(request.continued_as) if request.continued_as else ""
-        if await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id, following):
+        opened_by = untrusted.text("request_id", request.request_id)
+        if await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id, following, opened_by):
             log.info("job deleted: it never ran", job_id=job_id, continued_as=following)
         return pb.LeaveJobResponse()
 

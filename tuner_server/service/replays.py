@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
@@ -22,23 +23,8 @@ class Replays:
         """Begins with none."""
         self._long = threading.Lock()
 
-    def back(self, stored: StoredJob, number: int, history: StoredHistory) -> JobState:
-        """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled.
-
-        Args:
-            stored: the job.
-            number: of an earlier directive than the outstanding one.
-            history: of the job, as it was stored then.
-
-        Raises:
-            BusyError: another long job is being taken back.
-            PreconditionError: this version of the code decides otherwise than the one that issued the directive.
-        """
-        with self._turn(stored):
-            return _replayed(stored, number, history)
-
     @contextlib.contextmanager
-    def _turn(self, stored: StoredJob) -> Iterator[None]:
+    def turn(self, stored: StoredJob) -> Iterator[None]:
         """The one turn to replay a long job. Nobody waits for it in a thread, which others need meanwhile.
 
         Raises: BusyError: it is another job's, or an earlier request's for this one.
@@ -54,24 +40,78 @@ class Replays:
             self._long.release()
 
 
-def _replayed(stored: StoredJob, number: int, history: StoredHistory) -> JobState:
-    entries = history.read(losses=True, measures=True)
-    # One report at a time: all of them as numbers of Python's would be tens of times what is stored.
-    reports = map(_report, itertools.islice(entries, number - 1))
-    earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
-    outstanding = next(entries)
-    asked = _asked_since(itertools.chain([outstanding], entries), stored.state)
-    waits = dict.fromkeys((*earlier.requested, *asked))
-    update = {"requested": tuple(waits), "request_ids": stored.state.request_ids}
-    earlier = earlier.model_copy(update=update)
-    if earlier.directive != outstanding.directive:
-        raise PreconditionError(
-            f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
-            "finish the job with the version that began it"
+class Replay:
+    """One job that is taken back, whatever is reported on it meanwhile.
+
+    A former life of the run may report faster than a long history is replayed. What it reports comes after all that is
+    replayed, which is done once; only another client that takes the job back further begins it anew.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Takes a job back to where directive `number` was outstanding."""
+        self._number = number
+        self._state: JobState | None = None
+        """What was replayed."""
+        self._last: datetime.datetime | None = None
+        """The time of the last report that was."""
+
+    def back(self, stored: StoredJob, history: StoredHistory) -> JobState:
+        """The state in which the directive was outstanding; a job that was cancelled since stays cancelled.
+
+        Args:
+            stored: the job, whose outstanding directive is a later one.
+            history: of the job, as it was stored then.
+
+        Raises:
+            PreconditionError: this version of the code decides otherwise than the one that issued the directive.
+        """
+        entries = self._begun(stored, history)
+        assert self._state is not None
+        outstanding = next(entries)
+        asked = _asked_since(itertools.chain([outstanding], entries), stored.state)
+        waits = dict.fromkeys((*self._state.requested, *asked))
+        # It may have got another name meanwhile.
+        update = {"config": stored.state.config, "requested": tuple(waits), "request_ids": stored.state.request_ids}
+        earlier = self._state.model_copy(update=update)
+        if earlier.directive != outstanding.directive:
+            raise PreconditionError(
+                f"directive_number: this version of LRPilot would not issue directive {self._number} as it was issued; "
+                "finish the job with the version that began it"
+            )
+        if stored.state.status is Status.CANCELLED:
+            return machine.cancel(earlier, stored.state.message)
+        return earlier
+
+    def _begun(self, stored: StoredJob, history: StoredHistory) -> Iterator[Entry]:
+        """The entries from the directive on, what comes before them having been replayed."""
+        if self._state is not None and self._last is not None:
+            entries = history.read(after=self._number - 2)
+            if (report := next(entries).report) is not None and report.report_time == self._last:
+                return entries
+        entries = history.read(losses=True, measures=True)
+        # One report at a time: all of them as numbers of Python's would be tens of times what is stored.
+        reports = map(self._report, itertools.islice(entries, self._number - 1))
+        self._state = machine.replay(stored.state.config, reports, stored.state.prior).state
+        return entries
+
+    def _report(self, entry: Entry) -> Report:
+        """A report as it came in."""
+        stored = entry.report
+        assert stored is not None
+        assert stored.losses is not None
+        self._last = stored.report_time
+        return Report(
+            directive_number=entry.directive.number,
+            outcome=stored.outcome,
+            losses=tuple(stored.losses.tolist()),
+            validations=stored.validations,
+            wall_time_s=stored.wall_time_s,
+            replacement=stored.replacement,
+            note=stored.note,
+            measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
+            change=stored.change,
+            ending=stored.ending,
         )
-    if stored.state.status is Status.CANCELLED:
-        return machine.cancel(earlier, stored.state.message)
-    return earlier
 
 
 def _asked_since(forgotten: Iterable[Entry], state: JobState) -> list[PlanChange]:
@@ -94,22 +134,3 @@ def _asked_since(forgotten: Iterable[Entry], state: JobState) -> list[PlanChange
 def _repeats(entry: Entry) -> bool:
     """Whether the change that takes effect with a report did so before, when its client could not hear of it."""
     return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
-
-
-def _report(entry: Entry) -> Report:
-    """A report as it came in."""
-    stored = entry.report
-    assert stored is not None
-    assert stored.losses is not None
-    return Report(
-        directive_number=entry.directive.number,
-        outcome=stored.outcome,
-        losses=tuple(stored.losses.tolist()),
-        validations=stored.validations,
-        wall_time_s=stored.wall_time_s,
-        replacement=stored.replacement,
-        note=stored.note,
-        measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
-        change=stored.change,
-        ending=stored.ending,
-    )

@@ -39,7 +39,7 @@ from tuner_server.service.family import prior_from
 from tuner_server.service.long_reads import LongReads
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
-from tuner_server.service.replays import Replays
+from tuner_server.service.replays import Replay, Replays
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.storage import JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
@@ -154,6 +154,7 @@ class TunerService(Closing):
                 the one that issued it; or the request came before, and the job has gone on since.
             BusyError: another long job is being taken back.
         """
+        replay = Replay(number)
 
         def taken_back(stored: StoredJob) -> StoredJob:
             outstanding = stored.state.directive.number
@@ -167,7 +168,8 @@ class TunerService(Closing):
             if number == outstanding:
                 earlier = stored.state
             else:
-                earlier = self._replays.back(stored, number, self.history(stored, check))
+                with self._replays.turn(stored):
+                    earlier = replay.back(stored, self.history(stored, check))
             earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
             return self._storage.rewind(stored, earlier, self._now())
 
@@ -212,7 +214,9 @@ class TunerService(Closing):
         """
         self._signs.add(project, job_id, resume_id)
 
-    def leave_job(self, project: str, job_id: str, resume_id: str = "", continued_as: str = "") -> bool:
+    def leave_job(
+        self, project: str, job_id: str, resume_id: str = "", continued_as: str = "", request_id: str = ""
+    ) -> bool:
         """Notes that a job's client has left, unless it is a former life of the run that goes on.
 
         Args:
@@ -220,18 +224,20 @@ class TunerService(Closing):
             job_id: the job.
             resume_id: that with which the caller took the job back last; empty: it never did.
             continued_as: the job that the run goes on as; empty, or none of the project's: it goes on nowhere.
+            request_id: that with which the caller opened the job; another one, or none: somebody else did.
 
         Returns:
-            Whether the job was deleted: it never ran, was never taken back, and its run goes on as another one.
+            Whether the job was deleted: the caller opened it, it never ran, was never taken back, and its run goes on
+            as another one. Whoever may only train deletes nothing else.
 
         Raises: NotFoundError.
         """
         self._signs.drop(project, job_id, resume_id)
-        goes_on = self._is_another(project, job_id, continued_as)
+        in_vain = self._is_another(project, job_id, continued_as) and self._storage.opened_by(job_id, request_id)
         while (stored := self.get_job(project, job_id)).state.resumed_as == resume_id:
             # A report may come in between, or another client take the job back.
             with contextlib.suppress(ConflictError):
-                if goes_on and _never_ran(stored.state):
+                if in_vain and _never_ran(stored.state):
                     self._storage.delete(stored)
                     return True
                 self._storage.leave(stored, self._now())

@@ -226,6 +226,10 @@ class Storage(Closing):
         """The job as it is now. Raises: NotFoundError."""
 
     @abc.abstractmethod
+    def opened_by(self, job_id: str, request_id: str) -> bool:
+        """Whether there is such a job, and this is the request that opened it."""
+
+    @abc.abstractmethod
     def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
         """Writes reports and what they led to, each the next directive and the new state, in one transaction.
 
@@ -280,7 +284,9 @@ class Storage(Closing):
         """What the report on directive `number` was answered with; None if there was none."""
 
     @abc.abstractmethod
-    def history(self, job_id: str, *, losses: bool, measures: bool = True, until: int | None = None) -> Iterator[Entry]:
+    def history(
+        self, job_id: str, *, losses: bool, measures: bool = True, after: int = 0, until: int | None = None
+    ) -> Iterator[Entry]:
         """Reads all directives in the order of their numbers, the outstanding one last, a few megabytes at a time.
 
         Each part is a transaction of its own, so that a slow reader holds nothing up. Together they are one history
@@ -291,6 +297,7 @@ class Storage(Closing):
             job_id: the id of the job.
             losses: whether to read the loss of every step too: by far the largest part.
             measures: whether to read the measures of every step with the losses.
+            after: the directive after which it begins; 0: with the first one.
             until: the directive that is taken for the outstanding one; None: the one that is.
 
         Raises (where the iterator is asked for an entry):

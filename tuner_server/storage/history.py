@@ -14,12 +14,13 @@ class History(abc.ABC):
     """All directives of a job in the order of their numbers, with their reports, the outstanding one last."""
 
     @abc.abstractmethod
-    def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
-        """Goes through it, from the first entry on.
+    def read(self, *, losses: bool = False, measures: bool = False, after: int = 0) -> Iterator[Entry]:
+        """Goes through it, in order.
 
         Args:
             losses: whether the loss of every step is wanted; otherwise it may be missing.
             measures: whether the measures of every step are wanted with the losses; otherwise they may be missing.
+            after: the number of the entry after which it begins; 0: with the first one.
         """
 
     @property
@@ -43,10 +44,10 @@ class StoredHistory(History):
         self._storage, self._job_id, self._until, self._check = storage, job_id, until, check
         self._outline: Outline | None = None
 
-    def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
+    def read(self, *, losses: bool = False, measures: bool = False, after: int = 0) -> Iterator[Entry]:
         """Goes through it. Raises: NotFoundError; ConflictError; StorageError; what `check` raises."""
-        number = 0
-        for entry in self._storage.history(self._job_id, losses=losses, measures=measures, until=self._until):
+        number, wanted = 0, {"losses": losses, "measures": measures}
+        for entry in self._storage.history(self._job_id, **wanted, after=after, until=self._until):
             self._check()
             number = entry.directive.number
             if number < self._until and entry.report is None:
@@ -70,6 +71,6 @@ class KnownHistory(list[Entry], History):
         """Holds the entries, the outstanding one last."""
         super().__init__(entries)
 
-    def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
+    def read(self, *, losses: bool = False, measures: bool = False, after: int = 0) -> Iterator[Entry]:
         """Goes through it, losses and measures included."""
-        return iter(self)
+        return iter(self[after:])

@@ -42,11 +42,11 @@ _Mark = tuple[int, bytes | None, datetime | None]
 
 
 class HistoryRead:
-    """One reading of a history, from its first entry to the outstanding one."""
+    """One reading of a history, to the outstanding entry."""
 
-    def __init__(self, job_id: str, *, losses: bool, measures: bool) -> None:
-        """Reads the entries of `job_id`; with the losses of all steps, and with their measures, if wanted."""
-        self._job_id = job_id
+    def __init__(self, job_id: str, *, losses: bool, measures: bool, after: int = 0) -> None:
+        """Reads what follows on entry `after` of `job_id`; with losses of all steps, and their measures, if wanted."""
+        self._job_id, self._after = job_id, after
         long = [*([EntryRow.losses] if losses else []), *([EntryRow.measures] if measures else [])]
         missing = {"losses", "measures"} - {column.key for column in long}
         self._columns = [*_LEAN, *long, *(sa.null().label(name) for name in sorted(missing))]
@@ -59,7 +59,7 @@ class HistoryRead:
 
     def rows(self, connection: sa.Connection) -> Sequence[_Row]:
         """The next part. Raises: NotFoundError: there is none; ConflictError: it doesn't follow on the one before."""
-        after = 0 if self._mark is None else self._mark[0]
+        after = self._after if self._mark is None else self._mark[0]
         if self._mark is not None and connection.execute(self._again).one_or_none() != self._mark:
             raise self._changed()
         query = sa.select(*self._columns).where(EntryRow.job_id == self._job_id, EntryRow.number > after)
@@ -67,7 +67,7 @@ class HistoryRead:
             query.where(EntryRow.number <= self._last(connection, after)).order_by(EntryRow.number)
         ).all()
         if not found:
-            raise NotFoundError.of_job(self._job_id) if self._mark is None else self._changed()
+            raise NotFoundError.of_job(self._job_id) if not after else self._changed()
         self._mark = found[-1].number, found[-1].fingerprint, found[-1].report_time
         # The outstanding directive is the last one, and the only one without a report.
         self.ended = found[-1].outcome is None

@@ -109,6 +109,12 @@ class SqlStorage(Storage):
         with self._database.reading() as connection:
             return _load(connection, job_id)
 
+    def opened_by(self, job_id: str, request_id: str) -> bool:
+        """See `Storage`."""
+        query = sa.select(JobRow.id).where(JobRow.id == job_id, JobRow.request_id == request_id)
+        with self._database.reading() as connection:
+            return connection.execute(query).one_or_none() is not None
+
     def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
         """See `Storage`."""
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
@@ -193,9 +199,11 @@ class SqlStorage(Storage):
             return None
         return StoredAnswer(row.fingerprint, codec.from_json(Directive, row.directive))
 
-    def history(self, job_id: str, *, losses: bool, measures: bool = True, until: int | None = None) -> Iterator[Entry]:
+    def history(
+        self, job_id: str, *, losses: bool, measures: bool = True, after: int = 0, until: int | None = None
+    ) -> Iterator[Entry]:
         """See `Storage`."""
-        read = HistoryRead(job_id, losses=losses, measures=losses and measures)
+        read = HistoryRead(job_id, losses=losses, measures=losses and measures, after=after)
         while not read.ended:
             with self._database.reading() as connection:
                 rows = read.rows(connection)

@@ -213,7 +213,8 @@ class Outbox:
 
     def load_state_dict(self, state: Mapping[str, Any], timeout_s: float) -> None:
         """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
-        stray = "" if self._resume_id else self.job_id  # a job that was taken up before is some run's
+        # A job that was taken up before is some run's.
+        stray = ("", "") if self._resume_id else (self.job_id, self._request_id)
         self.job_id, self._request_id = state["job_id"], state["request_id"]
         self._config = pb.JobConfig.FromString(state["config"])
         self.outstanding = pb.Directive.FromString(state["outstanding"] or b"")
@@ -222,13 +223,13 @@ class Outbox:
         self._rewind = bool(self.job_id)
         # From here on the server takes no more reports of the process that the state is from, should it live on.
         self._resume_id = str(uuid.uuid4()) if self.job_id else ""
-        if stray and stray != self.job_id:
+        if stray[0] not in ("", self.job_id):
             with contextlib.suppress(ServerError):
-                self._drop(stray, timeout_s)
+                self._drop(*stray, timeout_s)
 
-    def _drop(self, stray: str, timeout_s: float) -> None:
+    def _drop(self, job_id: str, request_id: str, timeout_s: float) -> None:
         """Leaves a job that nobody trains, and which the server deletes if it never ran. Raises: ServerError."""
-        request = pb.LeaveJobRequest(job_id=stray, continued_as=self.job_id)
+        request = pb.LeaveJobRequest(job_id=job_id, continued_as=self.job_id, request_id=request_id)
         self._asked(lambda: self._transport.leave_job(request, timeout_s))
 
     def close(self) -> None:

@@ -2064,6 +2064,7 @@ class LeaveJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     RESUME_ID_FIELD_NUMBER: _builtins.int
     CONTINUED_AS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     resume_id: _builtins.str
     """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
@@ -2072,16 +2073,21 @@ class LeaveJobRequest(_message.Message):
     that one. A job that has not ended, on which nothing was reported, and of which no checkpoint was ever taken up, is
     then deleted, since it never ran.
     """
+    request_id: _builtins.str
+    """That of the CreateJob that opened the job, which nobody else is told. Needed with continued_as: without it, or with
+    another one, the job is left, and not deleted.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         resume_id: _builtins.str = ...,
         continued_as: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_as", b"continued_as", "job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_as", b"continued_as", "job_id", b"job_id", "request_id", b"request_id", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

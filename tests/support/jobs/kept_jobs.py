@@ -87,7 +87,9 @@ class KeptJobs(Transport):
 
     def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
         try:
-            self._service.leave_job(DEFAULT_PROJECT, request.job_id, request.resume_id, request.continued_as)
+            self._service.leave_job(
+                DEFAULT_PROJECT, request.job_id, request.resume_id, request.continued_as, request.request_id
+            )
         except TunerError as error:
             raise _told(error) from error
         return pb.LeaveJobResponse()

@@ -143,10 +143,10 @@ def test_a_job_is_not_deleted_for_one_that_is_not_there_nor_if_it_is_a_runs(stor
         service.resume_job(PROJECT, taken.id, 1, "life")
         service.cancel_job(PROJECT, ended.id, "")
         for following in (stray.id, "0" * 32):
-            assert not service.leave_job(PROJECT, stray.id, continued_as=following)
-        assert not service.leave_job(PROJECT, taken.id, continued_as=kept.id)
-        assert not service.leave_job(PROJECT, taken.id, "life", continued_as=kept.id)
-        assert not service.leave_job(PROJECT, ended.id, continued_as=kept.id)
+            assert not service.leave_job(PROJECT, stray.id, continued_as=following, request_id="stray")
+        assert not service.leave_job(PROJECT, taken.id, continued_as=kept.id, request_id="taken")
+        assert not service.leave_job(PROJECT, taken.id, "life", continued_as=kept.id, request_id="taken")
+        assert not service.leave_job(PROJECT, ended.id, continued_as=kept.id, request_id="ended")
         assert len(service.list_jobs(PROJECT, 10).jobs) == 4
 
 
@@ -155,10 +155,12 @@ def test_a_job_that_never_ran_and_goes_on_as_another_is_deleted(storage: Storage
         kept, stray, ran = (service.create_job(PROJECT, name, job_config(name)) for name in ("kept", "stray", "ran"))
         service.advance(PROJECT, ran.id, SimulatedTraining(validates=True).run(ran.state.directive)).result()
         with pytest.raises(NotFoundError):
-            service.leave_job("another", stray.id, continued_as=kept.id)
-        assert service.leave_job(PROJECT, stray.id, continued_as=kept.id)
-        assert not service.leave_job(PROJECT, ran.id, continued_as=kept.id)
-        assert not service.leave_job(PROJECT, kept.id, "a former life", continued_as=ran.id)
+            service.leave_job("another", stray.id, continued_as=kept.id, request_id="stray")
+        for request_id in ("", "kept"):
+            assert not service.leave_job(PROJECT, stray.id, continued_as=kept.id, request_id=request_id)
+        assert service.leave_job(PROJECT, stray.id, continued_as=kept.id, request_id="stray")
+        assert not service.leave_job(PROJECT, ran.id, continued_as=kept.id, request_id="ran")
+        assert not service.leave_job(PROJECT, kept.id, "a former life", continued_as=ran.id, request_id="kept")
         assert {job.id for job in service.list_jobs(PROJECT, 10).jobs} == {kept.id, ran.id}
         assert storage.load(ran.id).signs.leave_time is not None
 

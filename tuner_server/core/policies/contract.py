@@ -7,11 +7,11 @@ for ever is the one thing that can't be stopped, as a thread can't be.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import pydantic
+import pydantic_core
 
 from tuner_server.core.errors import PolicyError
 from tuner_server.core.faults import guarded
@@ -77,7 +77,7 @@ def checked(step: Step[Any], state_type: type[PolicyState]) -> Answered:
     decision = None
     if step.decision is not None:
         _, decision = _read_back(Decision, step.decision, "decision")
-    return Answered(json.loads(state), directive, decision)
+    return Answered(pydantic_core.from_json(state), directive, decision)
 
 
 def read_state(policy: type[Policy[Any, S]] | Policy[Any, S], stored: dict[str, Any]) -> S:

@@ -1,10 +1,12 @@
-// Fetches from the server. Where that says to come again in a moment (429), this comes again.
+// Fetches from the server. Where that says to come again in a moment, this comes again: where the caller's project asks
+// too much (429), or where the long histories of others are read first (503, which says when).
 "use strict";
 const patient = async (address, options) => {
   for (;;) {
     const response = await fetch(address, options);
-    if (response.status !== 429) return response;
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    const later = response.headers.get("Retry-After");
+    if (response.status !== 429 && !(response.status === 503 && later)) return response;
+    const seconds = Number(later) || 1;
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
   }
 };

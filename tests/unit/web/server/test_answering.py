@@ -41,7 +41,7 @@ class MadeHistory(History):
     def __init__(self) -> None:
         self.n_made = 0
 
-    def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
+    def read(self, *, losses: bool = False, measures: bool = False, after: int = 0) -> Iterator[Entry]:
         whole = N_REPORTS * N_STEPS + 1
         profile = Profile.constant(0.1, whole)
         for i in range(N_REPORTS + 1):
@@ -107,7 +107,7 @@ class GatedHistory(StoredHistory):
         self._made = MadeHistory()
         self.begun, self.gate = threading.Event(), threading.Semaphore(0)
 
-    def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
+    def read(self, *, losses: bool = False, measures: bool = False, after: int = 0) -> Iterator[Entry]:
         for entry in self._made.read(losses=losses, measures=measures):
             self.begun.set()
             assert self.gate.acquire(timeout=10)

@@ -79,6 +79,7 @@ def precisions(device: torch.device) -> list[str]:
 
 
 def test_accelerate(device: torch.device) -> None:
+    pytest.importorskip("accelerate")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from lrpilot.integrations.accelerate import tuner as tuner_of
@@ -117,6 +118,7 @@ def test_accelerate(device: torch.device) -> None:
 
 
 def test_transformers(device: torch.device, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     from lrpilot.integrations.transformers import TunerTrainer
     from transformers import Trainer, TrainingArguments
 
@@ -148,6 +150,7 @@ def test_transformers(device: torch.device, tmp_path: Path) -> None:
 
 
 def test_lightning(device: torch.device, tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
     from lightning.pytorch import LightningModule, Trainer, seed_everything
     from lrpilot.integrations.lightning import TunerCallback
 

@@ -37,6 +37,7 @@ GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 GPU_PYTEST := $(GPU)/bin/python -m pytest --noconftest -p tests.support.device_plugin -W default
 GPU_TESTS := tests/unit/client/backends/torch/rollback/test_snapshot.py \
 	tests/unit/client/backends/torch/rollback/test_optimizer_states.py \
+	tests/unit/client/backends/torch/rollback/test_snapshot_matrix.py \
 	tests/unit/client/backends/torch/test_losses.py tests/unit/client/backends/torch/test_group_lrs.py \
 	tests/unit/client/test_rng.py tests/e2e/test_loops.py
 test-gpu:

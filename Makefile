@@ -39,6 +39,7 @@ GPU_TESTS := tests/unit/client/backends/torch/rollback/test_snapshot.py \
 	tests/unit/client/backends/torch/rollback/test_optimizer_states.py \
 	tests/unit/client/backends/torch/rollback/test_snapshot_matrix.py \
 	tests/unit/client/backends/torch/test_losses.py tests/unit/client/backends/torch/test_group_lrs.py \
+	tests/unit/client/backends/torch/test_lr_tensors.py \
 	tests/unit/client/test_rng.py tests/e2e/test_loops.py
 test-gpu:
 	$(GPU_PYTHON) -m tests.gpu_environment make $(GPU) $(if $(WHEELS),--wheels '$(WHEELS)')

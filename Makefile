@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-gpu test-browser test-services services test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
+.PHONY: setup demo test test-all test-gpu gpu-wheels test-browser test-services services test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
 
 setup: $(STAMP)
 
@@ -29,16 +29,29 @@ test-all: setup browser services
 	python -m pytest -m 'not containers'
 
 # On a GPU: what is made for one, then the client's own tests with all their tensors on it, then what hook and snapshot
-# cost there. Where there is none it says so, and fails.
+# cost there. Where there is none it says so, and fails. It runs on the PyTorch of `python3`, or of PYTHON if that is given,
+# and installs beside it what the tests need, from the folder WHEELS if one is given: then it needs no network. That
+# PyTorch's deprecations are no errors of ours.
+GPU := .venv-gpu
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
+GPU_PYTEST := $(GPU)/bin/python -m pytest --noconftest -p tests.support.device_plugin -W default
 GPU_TESTS := tests/unit/client/backends/torch/rollback/test_snapshot.py \
 	tests/unit/client/backends/torch/rollback/test_optimizer_states.py \
+	tests/unit/client/backends/torch/rollback/test_snapshot_matrix.py \
 	tests/unit/client/backends/torch/test_losses.py tests/unit/client/backends/torch/test_group_lrs.py \
+	tests/unit/client/backends/torch/test_lr_tensors.py \
 	tests/unit/client/test_rng.py tests/e2e/test_loops.py
-test-gpu: setup
-	python -m tests.support.devices
-	python -m pytest -m gpu tests/gpu
-	python -m pytest -m '' --on=cuda $(GPU_TESTS)
-	python -m benchmarks.device --json out/device.json
+test-gpu:
+	$(GPU_PYTHON) -m tests.gpu_environment make $(GPU) $(if $(WHEELS),--wheels '$(WHEELS)')
+	$(GPU_PYTEST) -m gpu tests/gpu
+	$(GPU_PYTEST) -m '' --on=cuda $(GPU_TESTS)
+	mkdir -p out
+	$(GPU)/bin/python -m benchmarks.device --json out/device.json
+
+# Wheels for `make test-gpu` on a machine that has no network, for its version of Python: GPU_PYTHON_VERSION=3.13 for another.
+GPU_PYTHON_VERSION ?= 3.12
+gpu-wheels: setup
+	python -m tests.gpu_environment fetch '$(or $(WHEELS),build/gpu-wheels)' --python $(GPU_PYTHON_VERSION)
 
 # On the lowest versions that pyproject.toml allows, in an environment of its own. Says where no index has the lowest. The
 # lowest PyTorch on PyPI is its build with CUDA, 6 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
@@ -142,4 +155,4 @@ dist: setup
 	cd build/smoke && bin/lrpilot --version && bin/python -I $(CURDIR)/examples/text.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(GPU) build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis

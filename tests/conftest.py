@@ -9,15 +9,15 @@ from fnmatch import fnmatch
 
 import lrpilot.transport  # noqa: F401  # before any module imports gRPC, which it sets up for processes that fork
 import pytest
-import torch
 
-from tests.support.devices import deterministic, devices, make_by_default_on
 from tests.support.servers import postgresql, server_process
 from tests.support.servers.postgresql import PostgreSQL
 from tests.support.servers.server_process import ServerProcess
 
 LAST = ("test_keras*.py", "test_backend.py", "test_jax*.py")
 """JAX starts threads when it first computes; a process that has them must not fork, as loaders with workers do."""
+
+pytest_plugins = ["tests.support.device_plugin"]
 
 gc.disable()  # until all is imported: a million objects that stay, looked through again and again while they come
 
@@ -31,29 +31,6 @@ def pytest_collection_finish() -> None:
     """Leaves what was imported out of all collections to come: each would take most of a second."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Has the tests that name no device run on another one than the CPU: `make test-gpu` does."""
-    parser.addoption("--on", default="cpu", choices=["cpu", "cuda"], help="where tensors are made that name no device")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Before anything is collected: what modules make as they are imported is on that device, too."""
-    make_by_default_on(config.getoption("--on"))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives a test that takes a device each one that this machine has."""
-    if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", devices(), indirect=True)
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """A device to train on, whose kernels are deterministic as long as the test runs."""
-    with deterministic():
-        yield torch.device(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

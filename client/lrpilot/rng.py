@@ -66,7 +66,7 @@ def _generators() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], obje
     """Name, getter and setter of every generator that has a state by now."""
     yield "python", random.getstate, random.setstate
     if numpy := sys.modules.get("numpy.random"):
-        yield "numpy", functools.partial(_numpys_state, numpy), numpy.set_state
+        yield "numpy", functools.partial(_numpys_state, numpy), functools.partial(_set_numpys_state, numpy)
     if torch := sys.modules.get("torch"):
         yield "torch", torch.get_rng_state, torch.set_rng_state
         for name in ("cuda", "xpu"):
@@ -101,6 +101,13 @@ def _numpys_state(numpy: Any) -> Any:
     if words is not None and not state["has_gauss"] and words == _words_of(state):
         _KNOWN["numpy"] = _Known(generator, words, state)
     return state
+
+
+def _set_numpys_state(numpy: Any, state: Any) -> None:
+    """Sets NumPy's global generator, unless it is where it was: to set it takes longer than to look."""
+    generator, known = numpy.mtrand._rand._bit_generator, _KNOWN.get("numpy")
+    if known is None or known.owner is not generator or known.state is not state or known.mark != _words(generator):
+        numpy.set_state(state)
 
 
 def _words(twister: Any) -> bytes:

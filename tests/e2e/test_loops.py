@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import pytest
-import schedulefree
 import torch
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -115,7 +114,7 @@ class TestScheduleFree:
 
     def run(self, script: list[pb.Directive], *, validates: bool = True) -> tuple[nn.Module, Any, list[float]]:
         model = network()
-        optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=0.02)
+        optimizer = pytest.importorskip("schedulefree").AdamWScheduleFree(model.parameters(), lr=0.02)
         optimizer.train()
         seen: list[float] = []
         held_out = batches()[0]

@@ -67,3 +67,19 @@ def test_the_usual_compiler_compiles_nothing_for_an_lr_in_a_tensor(device: torch
     counter = CompileCounterWithBackend("inductor")
     tuned(DeviceRun(device, "images", optimizer, compiled_step=counter), script(wild=30))
     assert counter.frame_count <= alone.frame_count
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_the_usual_compiler_leaves_no_trace_and_losses_are_the_models_own(device: torch.device, mode: str) -> None:
+    """With less overhead, on a GPU, a loss lies in memory of a graph, which the next step writes to."""
+    if mode != "default" and device.type == "cpu":
+        pytest.skip("graphs are CUDA's")
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no compiler of C++")
+
+    def make() -> DeviceRun:
+        torch._dynamo.reset()
+        return DeviceRun(device, "language", "adamw", compiled="inductor", compiler_mode=mode)
+
+    _, log = assert_no_trace(make, script(wild=30))
+    assert [loss.item() for loss in log.losses] == log.reported

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import lrpilot
 import pytest
 import torch
+from lrpilot.transport.scripted import ScriptedTransport
 from torch.nn import functional
 
-from tests.support.training.device_training import DeviceRun, assert_no_trace, script, tuned
+from tests.support.training.device_training import LR, DeviceRun, Numbers, assert_no_trace, script, tuned
+from tests.support.training.scripted_directives import training
 
 
 class GraphedRun(DeviceRun):
@@ -19,6 +22,10 @@ class GraphedRun(DeviceRun):
         self.x, self.y = (tensor.clone() for tensor in self.pool[0])
         self._graph: Any = None
         self._record()
+
+    def gradients(self) -> list[int]:
+        """Where the gradients are, which the graph writes to."""
+        return [0 if p.grad is None else p.grad.data_ptr() for p in self.model.parameters()]
 
     def _update(self) -> torch.Tensor:
         self.optimizers[0].zero_grad()
@@ -57,7 +64,22 @@ def test_a_graph_leaves_no_trace_and_its_tensors_stay(dropout: float, place: str
     device = torch.device("cuda")
     torch.cuda.manual_seed(0)
     first = GraphedRun(device, dropout=dropout)
-    addresses = first.addresses()
-    tuned(first, script(wild=30), snapshot=place)
-    assert first.addresses() == addresses
+    addresses, gradients = first.addresses(), first.gradients()
+    log = tuned(first, script(wild=30), snapshot=place)
+    assert (first.addresses(), first.gradients()) == (addresses, gradients)
+    assert [loss.item() for loss in log.losses] == log.reported  # each as the graph had left it
     assert_no_trace(lambda: GraphedRun(device, dropout=dropout), script(wild=30), snapshot=place)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_graph_reads_the_lr_that_is_set() -> None:
+    run = GraphedRun(torch.device("cuda"), dropout=0.0)
+    directives = [training(LR, 3), training(0.0, 3), training(LR, 3)]
+    moved = []
+    with lrpilot.Tuner(run.model, run.optimizers, transport=ScriptedTransport(directives), total_steps=9) as tuner:
+        for number in tuner.batches(Numbers()):
+            before = [p.detach().clone() for p in run.model.parameters()]
+            tuner.step(run.step(number))
+            moved.append(not all(map(torch.equal, before, run.model.parameters())))
+    assert moved == [True] * 3 + [False] * 3 + [True] * 3

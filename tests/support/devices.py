@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,9 +45,3 @@ def make_by_default_on(device: str) -> None:
 
     torch.Tensor.numpy = numpy  # type: ignore[assignment, method-assign]
     torch.amp.GradScaler = DeviceScaler  # type: ignore[assignment, misc]
-
-
-if __name__ == "__main__":
-    if not torch.cuda.is_available():
-        sys.exit("No GPU was found: PyTorch sees no CUDA device on this machine.")
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")

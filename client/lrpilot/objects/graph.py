@@ -115,6 +115,8 @@ class ObjectGraph:
         """Optimizers, those inside others too."""
         self._objects: collections.defaultdict[Kind, list[Any]] = collections.defaultdict(list)
         self._seen: dict[int, Any] = {}
+        self._references: list[tuple[Any, type, Kind, list[Any]]] = []
+        """Each object with its class and, kind by kind, what it referred to, if any of that is followed."""
 
     def add(self, root: Any) -> None:
         """Follows all references from an object, whatever it is."""
@@ -148,16 +150,30 @@ class ObjectGraph:
             if kind.contents is not None:
                 self._objects[kind].append(value)
             children = [*kind.children(value)]
-            if not children:
-                continue
             if len(children) > _FEW and {*map(id, map(type, children))} <= _COMMON:
-                continue
-            children.reverse()
-            stack.extend([child for child in children if id(type(child)) not in _COMMON])
+                children.clear()  # none is followed
+            self._references.append((value, type(value), kind, children))
+            stack.extend([child for child in reversed(children) if id(type(child)) not in _COMMON])
         if kinds[0].of_tensors:
             (self.tensors if has_values(value) else self.hollow).append(value)
         elif issubclass(type(value), torch.optim.Optimizer):
             self.optimizers.append(value)
+
+    def leads_as_before(self) -> bool:
+        """Whether the same roots would lead to the same objects in the same order.
+
+        It is quicker than following the references anew. What a reference leads to may be another number.
+        """
+        with torch._C.DisableTorchFunctionSubclass():
+            for value, cls, kind, known in self._references:
+                if type(value) is not cls:
+                    return False
+                children = [*kind.children(value)]
+                if len(children) == len(known) and (not known or all(map(operator.is_, children, known))):
+                    continue
+                if not _lead_alike(children, known):
+                    return False
+        return True
 
     def contents(self) -> list[Any]:
         """What the objects hold now: references, and states of generators and arrays."""
@@ -171,6 +187,12 @@ class ObjectGraph:
                 refill = kind.refill
                 for value, content in zip(values, of_kind, strict=True):
                     refill(value, content)
+
+
+def _lead_alike(children: Iterable[Any], known: Iterable[Any]) -> bool:
+    """Whether references lead to the same objects, but for those that are followed no further."""
+    led, lead = ([each for each in some if id(type(each)) not in _COMMON] for some in (known, children))
+    return len(lead) == len(led) and all(map(operator.is_, lead, led))
 
 
 def is_followed(value: Any) -> bool:

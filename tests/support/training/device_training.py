@@ -156,7 +156,7 @@ class DeviceRun:
         """Makes a run.
 
         Options: `dropout`, `autocast` (a type), `scaler` (whether there is one), `compiled` (a backend for the model),
-        `compiled_step` (one for the optimizers' step), `wrap` (of the model).
+        `compiler_mode` (of inductor), `compiled_step` (a backend for the optimizers' step), `wrap` (of the model).
         """
         torch.manual_seed(3)
         self.device = device
@@ -172,7 +172,8 @@ class DeviceRun:
         )
         self.overflows: Callable[[int], bool] = lambda number: False
         compiler, step_compiler = options.get("compiled"), options.get("compiled_step")
-        self.forward: Any = torch.compile(self.model, backend=compiler) if compiler else self.model
+        mode = options.get("compiler_mode")
+        self.forward: Any = torch.compile(self.model, backend=compiler, mode=mode) if compiler else self.model
         self._step = torch.compile(self._plain_step, backend=step_compiler) if step_compiler else self._plain_step
 
     def _plain_step(self) -> None:
@@ -284,6 +285,10 @@ class Committed:
     n_calls: int = 0
     n_counted: int = 0
     outcomes: list[pb.Outcome.ValueType] = dataclasses.field(default_factory=list)
+    losses: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    """As the run had them, one for each of `steps`; they are on the device."""
+    reported: list[float] = dataclasses.field(default_factory=list)
+    """As the tuner had them, one for each committed step."""
 
 
 def tuned(run: Any, directives: Sequence[pb.Directive], **arguments: Any) -> Committed:
@@ -305,9 +310,11 @@ def tuned(run: Any, directives: Sequence[pb.Directive], **arguments: Any) -> Com
             log.n_calls += 1
             if not searching:
                 log.steps.append((number, lrs, random_state(run.device)))
+                log.losses.append(loss.detach().clone())
             tuner.step(loss)
     log.n_counted = tuner.committed_step + tuner.search_steps
     log.outcomes = [report.outcome for report in transport.reports]
+    log.reported = list(tuner.schedule.losses)
     return log
 
 

@@ -14,11 +14,12 @@ import inspect
 import logging
 import math
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
+from lrpilot.backends.torch.lr_tensors import LrTensors
 from lrpilot.errors import ConfigError
 
 INITIAL = "initial_lr"
@@ -58,6 +59,7 @@ class GroupLrs:
                 f"optimizer: the LR of its first group must be positive, not {first}: the others follow it"
             )
         self._lr = first
+        self._tensors = LrTensors()
         self._ratios = [[lr / first for lr in each] for each in bases]
         self._tuned = [*zip(self._optimizers, self._ratios, self._memories, strict=True)]
 
@@ -73,17 +75,17 @@ class GroupLrs:
             if len(groups) != len(ratios):
                 self._adopt(optimizer, ratios)
                 memory.base_lrs = [ratio * self.base_lrs[0] for ratio in ratios]
-            on_devices: dict[int, tuple[torch.Tensor, float]] = {}  # groups may share a tensor
+            tensors: dict[int, tuple[torch.Tensor, float]] = {}  # groups may share one
             for group, ratio in zip(groups, ratios, strict=True):
                 present = group["lr"]
                 if type(present) is float:
                     group["lr"] = lr * ratio
-                elif isinstance(present, torch.Tensor) and present.device.type != "cpu":
-                    on_devices[id(present)] = present, lr * ratio
+                elif isinstance(present, torch.Tensor):
+                    tensors[id(present)] = present, lr * ratio
                 else:
                     assign(group, lr * ratio)
-            if on_devices:
-                fill(*zip(*on_devices.values(), strict=True))
+            if tensors:
+                self._tensors.fill(tensors)
             memory.left_at = lr * ratios[0] if ratios else lr
         self._lr = lr
 
@@ -179,25 +181,6 @@ def _lr(group: dict[str, Any], number: int) -> float:
 
 def _same(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE)
-
-
-@torch.no_grad()
-def fill(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> None:
-    """Fills different tensors with a number each, in two kernels for all of a device and type; on a CPU that is slower.
-
-    What is added to zero is rounded as what a tensor is filled with.
-    """
-    kinds: dict[Hashable, tuple[list[torch.Tensor], list[float]]] = {}
-    for tensor, number in zip(tensors, numbers, strict=True):
-        of_tensors, of_numbers = kinds.setdefault((tensor.device, tensor.dtype), ([], []))
-        of_tensors.append(tensor)
-        of_numbers.append(number)
-    for of_tensors, of_numbers in kinds.values():
-        if len(of_tensors) == 1:
-            of_tensors[0].fill_(of_numbers[0])
-        else:
-            torch._foreach_zero_(of_tensors)
-            torch._foreach_add_(of_tensors, of_numbers)
 
 
 def assign(group: dict[str, Any], lr: float) -> None:

@@ -50,8 +50,9 @@ class LossBuffer:
         self._host = self._memory
         self._n_sent = 0
         self._arrivals: collections.deque[tuple[int, Mark]] = collections.deque()
-        # What looks have brought, and what was seen in it.
-        self._settled: list[float] = []
+        # How many looks have brought, and what was seen in them. They stay where they are: as objects they would take
+        # ten times the room.
+        self._n_settled = 0
         self._watch = DivergenceWatch()
         self._diverged = False
 
@@ -117,7 +118,7 @@ class LossBuffer:
         all losses.
         """
         self._look()
-        return self._told(self._settled)
+        return self._told(self._host[: self._n_settled].tolist())
 
     def forget_skipped(self) -> list[int]:
         """Takes those losses out whose updates were skipped on the device; which they were. Synchronises once."""
@@ -155,13 +156,13 @@ class LossBuffer:
     def _look(self) -> None:
         """Looks at the losses that have arrived, and has those on a device that are new sent after them."""
         ahead = runs_ahead(self.device)
-        n_arrived = len(self._settled) if ahead else self._n_losses
+        n_arrived = self._n_settled if ahead else self._n_losses
         while self._arrivals and self._n_losses - self._arrivals[0][0] >= AHEAD:
             n_arrived, arrival = self._arrivals.popleft()
             arrival.synchronize()
-        for loss in self._host[len(self._settled) : n_arrived].tolist():
-            self._settled.append(loss)
+        for loss in self._host[self._n_settled : n_arrived].tolist():
             self._diverged |= self._watch.sees(loss)
+        self._n_settled = n_arrived
         if ahead and self._n_sent < self._n_losses:
             new = slice(self._n_sent, self._n_losses)
             self._host[new].copy_(self._losses[new], non_blocking=True)
@@ -180,7 +181,7 @@ class LossBuffer:
         """Nothing has been looked at but the earlier losses."""
         self._n_sent = 0
         self._arrivals.clear()
-        self._settled = []
+        self._n_settled = 0
         self._watch = DivergenceWatch(self._limit)
         for loss in self._earlier:
             self._watch.sees(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import itertools
 import logging
@@ -9,6 +10,7 @@ import queue
 import threading
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -224,3 +226,87 @@ def test_every_object_is_found_once() -> None:
     graph.add(shared[0])
     assert len(graph.tensors) == 3
     assert {id(t) for t in graph.tensors} == {id(t) for t in (model.weight, model.bias, shared[0])}
+
+
+class Slotted:
+    """Holds something in a slot."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held: Any = 1
+
+
+class Holder(nn.Module):
+    """Holds things as users' modules do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("mean", torch.zeros(2))
+        self.count = 0
+        self.history: list[Any] = [*range(40)]
+        self.nested = ({"deep": [torch.zeros(1)]},)
+        self.slotted = Slotted()
+        self.notes: collections.OrderedDict[str, Any] = collections.OrderedDict(a=1, b=[])
+
+
+class AnotherHolder(Holder):
+    """What a holder may turn into."""
+
+
+def new_buffer(holder: Holder) -> None:
+    holder.mean = torch.ones(2)
+
+
+def new_class(holder: Holder) -> None:
+    holder.__class__ = AnotherHolder
+
+
+def new_in_slot(holder: Holder) -> None:
+    holder.slotted.held = torch.ones(1)
+
+
+def new_note_on_a_tensor(holder: Holder) -> None:
+    holder.layer.weight.__dict__["note"] = [torch.ones(1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        new_buffer,
+        new_class,
+        new_in_slot,
+        new_note_on_a_tensor,
+        lambda holder: setattr(holder, "added", torch.ones(1)),
+        lambda holder: setattr(holder, "layer", nn.Linear(2, 2)),
+        lambda holder: holder.history.append(torch.ones(1)),
+        lambda holder: holder.nested[0]["deep"].append(torch.ones(1)),
+        lambda holder: holder.nested[0].pop("deep"),
+        lambda holder: holder.notes.move_to_end("b", last=False) or holder.notes.update(a=[]),
+    ],
+)
+def test_a_graph_that_leads_elsewhere_is_told(change: Callable[[Holder], Any]) -> None:
+    holder = Holder()
+    graph = ObjectGraph()
+    graph.add(holder)
+    assert graph.leads_as_before()
+    change(holder)
+    assert not graph.leads_as_before()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda holder: setattr(holder, "count", 7),
+        lambda holder: holder.history.append(0.5),
+        lambda holder: holder.mean.add_(1),
+        lambda holder: holder.notes.update(a=2.5, c=None),
+    ],
+)
+def test_other_numbers_and_values_lead_to_the_same(change: Callable[[Holder], Any]) -> None:
+    holder = Holder()
+    graph = ObjectGraph()
+    graph.add(holder)
+    change(holder)
+    assert graph.leads_as_before()

@@ -123,10 +123,14 @@ class Snapshot:
     def _remember(
         self, random_state: RandomState, sources: list[Source], states: list[Any], data: Iterable[Any]
     ) -> None:
-        graph = self._graph(states)
+        before = self._taken
+        reshard(self._modules())
+        # States are asked for anew each time, so with them there is always something that was not there before.
+        unchanged = before is not None and not states and before.model.graph.leads_as_before()
+        graph = before.model.graph if before is not None and unchanged else self._graph(states)
         apart = graph.beyond(data)
         holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
-        before, forms = self._taken, None
+        forms = None
         if before is not None and not (holders or apart.tensors) and before.model.is_of(graph):
             forms, of_model = before.model.forms, before.model.pairs
             of_data = of_gradients = Pairs((), ())

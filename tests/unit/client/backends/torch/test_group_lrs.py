@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
-from lrpilot.backends.torch.group_lrs import GroupLrs, fill
+from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.errors import ConfigError
 
 
@@ -216,12 +216,3 @@ def test_a_first_lr_that_the_others_can_not_follow_is_refused(lr: float) -> None
 def test_no_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter group"):
         group_lrs_of([])
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_tensors_that_are_filled_together_have_the_bits_of_those_filled_alone(dtype: torch.dtype) -> None:
-    numbers = [0.0, 1e-12, 0.1, *(1.2345678912 * 10 ** (-i / 7) for i in range(60))]
-    together = [torch.tensor(math.nan, dtype=dtype) for _ in numbers]
-    fill([*together, alone := torch.tensor(math.inf)], [*numbers, 0.3])
-    assert [each.item() for each in together] == [torch.empty((), dtype=dtype).fill_(n).item() for n in numbers]
-    assert alone.item() == torch.tensor(0.3).item()

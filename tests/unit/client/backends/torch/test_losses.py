@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -235,3 +236,25 @@ def test_where_nothing_can_be_skipped_nothing_is_read() -> None:
     losses.append(1.0)
     assert losses.forget_skipped() == []
     assert losses.flush() == [1.0]
+
+
+def test_looks_keep_nothing_of_each_loss() -> None:
+    buffer = LossBuffer()
+    buffer.begin(12_000)
+    loss = torch.tensor(1.0)
+
+    def go_on(n_steps: int) -> None:
+        for step in range(n_steps):
+            buffer.append(loss)
+            if step % 50 == 0:
+                buffer.check()
+
+    go_on(1000)  # what is made once is there
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        go_on(10_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 10_000

@@ -40,7 +40,10 @@ START = 1.0
 LR = 1e-4
 """The toy's LR: the weight stays near its start, and single precision still tells one update from another."""
 PATIENCE_S = 2.0
-"""Nothing is told of an optimizer that takes longer. Those of PyTorch take a tenth of a second at most."""
+"""Nothing is told of an optimizer that computes for longer. Those of PyTorch take a tenth of a second at most. It is
+processor time: how busy a machine is must not decide what a run is told."""
+LONGEST_WAIT_S = 15.0
+"""Nor of one that has not answered by then, whatever it waits for."""
 _ONE_AT_A_TIME = threading.Lock()
 """What is kept from a toy belongs to the process: hooks, warnings, random state, whether functions are compiled. Two
 threads that put it back in another order than they took it would leave it as neither had found it."""
@@ -138,7 +141,7 @@ def _toy(optimizer: Optimizer) -> tuple[Optimizer, list[nn.Parameter]]:
 
 def _moved(toy: Optimizer, weights: Sequence[nn.Parameter]) -> tuple[float, ...]:
     """The sizes of the updates of the first weight; the second one's gradient goes up and down."""
-    group, (weight, _), end = toy.param_groups[0], weights, _end()
+    group, (weight, _), patience = toy.param_groups[0], weights, _Patience()
     sizes, ratios = [], []
     for step in range(1, AT[-1] + 1):
         for each, gradient in zip(weights, (1.0, 1.0 + (SWING if step % 2 else -SWING)), strict=True):
@@ -150,13 +153,21 @@ def _moved(toy: Optimizer, weights: Sequence[nn.Parameter]) -> tuple[float, ...]
         if step in AT and step >= SETTLED:
             way, other = ((each.detach() - START).abs().mean().item() for each in weights)
             ratios.append(other / way)
-        if time.monotonic() > end:
+        if patience.over:
             return ()
     known = all(SMALLEST <= size <= LARGEST for size in sizes) and max(ratios) <= ASTRAY * min(ratios)
     return tuple(sizes) if known else ()
 
 
-def _end() -> float:
-    """When patience is over; never where there are ranks, as an optimizer may talk to the others in its steps."""
-    alone = not (distributed.is_available() and distributed.is_initialized())
-    return time.monotonic() + PATIENCE_S if alone else float("inf")
+class _Patience:
+    """How long a toy may take; for ever where there are ranks, as an optimizer may talk to the others in its steps."""
+
+    def __init__(self) -> None:
+        self._without_end = distributed.is_available() and distributed.is_initialized()
+        self._computed, self._began = time.thread_time(), time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        if self._without_end:
+            return False
+        return time.thread_time() - self._computed > PATIENCE_S or time.monotonic() - self._began > LONGEST_WAIT_S

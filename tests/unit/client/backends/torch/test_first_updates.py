@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import sys
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lrpilot import rng
-from lrpilot.backends.torch.first_updates import AT, PATIENCE_S, first_updates
+from lrpilot.backends.torch.first_updates import AT, LONGEST_WAIT_S, PATIENCE_S, first_updates
 from torch import nn, optim
 from torch.optim import optimizer as optimizers
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -211,10 +212,20 @@ def test_what_one_says_and_draws_is_kept_back(capsys: pytest.CaptureFixture[str]
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_a_slow_one_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrpilot.backends.torch.first_updates.time.monotonic", lambda: Slow.clock)
+@pytest.mark.parametrize(("clock", "limit"), [("thread_time", PATIENCE_S), ("monotonic", LONGEST_WAIT_S)])
+def test_a_slow_one_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, clock: str, limit: float) -> None:
+    """Whether it computes, or waits for something."""
+    Slow.clock = 0.0
+    monkeypatch.setattr(f"lrpilot.backends.torch.first_updates.time.{clock}", lambda: Slow.clock)
     assert first_updates(Slow(weights(), lr=0.1)) == ()
-    assert Slow.clock <= PATIENCE_S + 1
+    assert Slow.clock <= limit + 1
+
+
+def test_a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times as long by the clock as one may compute, while others have the processor."""
+    ticks = itertools.count(step=5 * PATIENCE_S / AT[-1])
+    monkeypatch.setattr("lrpilot.backends.torch.first_updates.time.monotonic", lambda: next(ticks))
+    assert first_updates(optim.SGD(weights(), lr=0.1)) == pytest.approx([1.0] * len(AT))
 
 
 def test_the_device_on_which_tensors_are_made_does_not_matter() -> None:

@@ -59,7 +59,8 @@ def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.c
             _check_end(change, run_steps, plan, field)
         case ChangeKind.ANNEAL:
             if not change.anneal_steps or run_steps + change.anneal_steps > MAX_STEPS:
-                raise InvalidInputError.of(f"{field}.anneal_steps", f"{change.anneal_steps}; give 1 or more")
+                wanted = f"give 1 or more, and no more than {MAX_STEPS} with the {run_steps} that were run"
+                raise InvalidInputError.of(f"{field}.anneal_steps", f"{change.anneal_steps}; {wanted}")
         case ChangeKind.UNDO_ANNEALING:
             if plan.annealing is None:
                 raise InvalidInputError.of(f"{field}.kind", "there is no annealing that could be undone")
@@ -90,13 +91,16 @@ def _check_end(change: PlanChange, run_steps: int, plan: Plan, field: str) -> No
 
 
 def resolved(change: PlanChange, plan: Plan, run_steps: int) -> PlanChange:
-    """A change as it takes effect: its end is one in steps, and none that the run has passed meanwhile.
+    """A change as it takes effect: its end is one in steps, that a run can have, and that it has not passed meanwhile.
 
     Args:
         change: as it was asked for.
         plan: the present one, which has the end that `later_steps` counts from.
         run_steps: that were run until now.
     """
+    if change.anneal_steps is not None:
+        # Since it was asked for, the run has gone on.
+        return change.model_copy(update={"anneal_steps": min(change.anneal_steps, MAX_STEPS - run_steps)})
     if change.kind is not ChangeKind.EXTEND:
         return change
     end = change.total_steps

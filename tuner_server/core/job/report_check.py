@@ -11,6 +11,8 @@ from tuner_server.core.messages import Directive, Outcome, Phase, Report
 
 _ENDS_BADLY = (Outcome.DIVERGED, Outcome.UNREPEATABLE)
 """Outcomes whose losses may be anything, and whose validations may be missing."""
+LONGEST_S = 1e9
+"""Seconds that the steps of a report may take, three decades: a job's sum stays a number that people can be told."""
 
 
 def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
@@ -144,5 +146,5 @@ def _check_ending(directive: Directive, report: Report, has_validation: bool) ->
 
 
 def _check_wall_time(report: Report) -> None:
-    if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
-        raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
+    if not 0 <= report.wall_time_s <= LONGEST_S:  # nor is NaN
+        raise InvalidInputError.of("report.wall_time_s", f"{report.wall_time_s}; give 0 to {LONGEST_S:g} seconds")

@@ -409,6 +409,7 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=-1.0), "report.wall_time_s"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, replacement=Replacement()), "report.replacement"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=1.7e308), "report.wall_time_s"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.UNREPEATABLE, 3, note="odd"), "report.outcome"),

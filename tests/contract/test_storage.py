@@ -458,7 +458,10 @@ def test_several_jobs_are_loaded_at_once(storage: Storage) -> None:
     assert storage.load_all([]) == []
 
 
-@pytest.mark.parametrize("token", ["x", "é", "AAAA", "bnVsbA==", "WzEsMl0=", "WyIyMDI2LTAxLTAxIiwiYSJd"])
+@pytest.mark.parametrize(
+    "token",
+    ["x", "é", "AAAA", "bnVsbA==", "WzEsMl0=", "WyIyMDI2LTAxLTAxIiwiYSJd", pytest.param("W1tb" * 50_000, id="deep")],
+)
 def test_a_token_that_is_none_is_refused(storage: Storage, token: str) -> None:
     with pytest.raises(InvalidInputError, match="page_token"):
         storage.page(PROJECT, 10, token)

@@ -156,6 +156,15 @@ def test_a_file_is_never_replaced(database_url: str, pg_binaries: Path, tmp_path
     assert target.read_text() == "precious"
 
 
+def test_a_link_is_never_replaced(tmp_path: Path) -> None:
+    url, target = f"sqlite:///{tmp_path}/jobs.db", tmp_path / "copy"
+    open_storage(url).close()
+    target.symlink_to(tmp_path / "elsewhere")
+    with Database(url) as database, pytest.raises(InvalidInputError, match=r"^output: .*copy exists"):
+        backup(database, target)
+    assert target.is_symlink()
+
+
 def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, postgresql_url: str, pg_binaries: Path) -> None:
     for url in ("sqlite:///" + str(tmp_path / "missing.db"), postgresql_url + "&dbname=missing"):
         with Database(url) as database, pytest.raises((InvalidInputError, StorageError), match=r"no such|not exist"):

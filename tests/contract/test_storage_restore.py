@@ -193,6 +193,18 @@ def test_a_former_file_that_can_not_be_opened_is_kept_too(killed: tuple[Path, Pa
     assert names(f"sqlite:///{dead}/jobs.db") == ["new"]
 
 
+def test_a_file_that_never_was_a_database_is_not_replaced(tmp_path: Path, killed: tuple[Path, Path]) -> None:
+    thesis = tmp_path / "thesis" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    thesis.chmod(0o644)
+    with pytest.raises(StorageError, match="file is not a database; nothing was changed"):
+        restored(f"sqlite:///{thesis}", killed[1])
+    assert list(thesis.parent.iterdir()) == [thesis]
+    assert thesis.read_text() == "years of work"
+    assert thesis.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_log_without_its_file_is_not_replayed(killed: tuple[Path, Path]) -> None:
     dead, file = killed
     (dead / "jobs.db").unlink()

@@ -79,4 +79,6 @@ def _bound(setting: str, address: Address, *options: int) -> socket.socket:
             raise
     except OSError as error:
         raise InvalidInputError.of(setting, f"{address} can't be bound: {error.strerror or error}") from error
+    except UnicodeError:  # what a look-up makes of a part of a name that is empty, or too long
+        raise InvalidInputError.of(setting, f"{address} can't be bound: no host can have that name") from None
     return opened

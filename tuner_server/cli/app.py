@@ -12,10 +12,12 @@ import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
 from tuner_server.base import streams
+from tuner_server.base.encoding import is_text
 from tuner_server.cli import dashboard, demo, job, jobs, plan, report, watch
 from tuner_server.cli.administration import config, db, projects, serve, tokens
 from tuner_server.cli.what_if import forecast, refine
 from tuner_server.core.errors import InvalidInputError, NotFoundError, TunerError
+from tuner_server.process.settings import PREFIX
 
 app = typer.Typer(
     name="lrpilot",
@@ -49,6 +51,7 @@ def main() -> NoReturn:
     # gRPC's own library writes to standard error by itself, past our log, and waits for whoever reads it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
+        _refuse_other_bytes()
         code = app(prog_name=app.info.name, standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:  # what the command line itself does not understand
@@ -67,6 +70,16 @@ def main() -> NoReturn:
         _write_no_more()
         sys.exit(1)
     sys.exit(code or 0)
+
+
+def _refuse_other_bytes() -> None:
+    """Raises: InvalidInputError: an argument, or a variable of ours, is not UTF-8: no command could send or show it."""
+    for number, argument in enumerate(sys.argv[1:], 1):
+        if not is_text(argument):
+            raise InvalidInputError.of(f"argument {number}", f"{os.fsencode(argument)!r} is not UTF-8")
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX) and not is_text(value):
+            raise InvalidInputError.of(name, "must be UTF-8")
 
 
 def _write_no_more() -> None:

@@ -97,9 +97,11 @@ def readable(server: str | None) -> Iterator[Readable]:
 
 @contextlib.contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Raises: InvalidInputError: the file can't be written."""
+    """Raises: InvalidInputError: the file can't be written; BrokenPipeError: whoever read it has seen enough."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 

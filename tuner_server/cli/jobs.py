@@ -109,7 +109,7 @@ def prune(
 
     settings = load({CONFIG: config}, os.environ).settings
     url, now = db or settings.db, utc_now()
-    dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
+    dead = DeadJobs(_days_before(now, older_than), now, project, silent)
     pruned: Counter[str] = Counter()
     with open_storage(url, limits=settings.life_limits) as storage:
         if dry_run:
@@ -123,6 +123,14 @@ def prune(
     with Database(url) as database:
         done = compact(database, rewrite=False)
     print(f"{_counted(pruned, 'deleted')}; {done}")
+
+
+def _days_before(now: datetime.datetime, days: float) -> datetime.datetime:
+    """The time so many days ago. Raises: InvalidInputError: no calendar goes back so far."""
+    try:
+        return now - datetime.timedelta(days=days)
+    except OverflowError:
+        raise InvalidInputError.of("older_than", f"{days:g} days ago is no date; give days, as 90") from None
 
 
 def _counted(jobs: Mapping[str, int], what: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lrpilot.schedule.output_file import output_file
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.cli.common import JobArgument, ServerOption, readable, schedule_of, vitals_now, writing
@@ -28,5 +29,5 @@ def report(
         response = schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL)
     found, entries = job_and_history(response)
     text = report_html(found, timeline(entries, maximises=found.state.config.maximises), vitals_now(response.job))
-    with writing(output):
-        output.write_text(text, encoding="utf-8")
+    with writing(output), output_file(output) as file:
+        file.write(text.encode())

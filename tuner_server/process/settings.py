@@ -9,6 +9,7 @@ import dataclasses
 import ipaddress
 import re
 import tomllib
+import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from tuner_server.base.address import Address
 from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
+from tuner_server.base.encoding import is_text
 from tuner_server.core.errors import FieldViolation, InvalidInputError
 from tuner_server.core.job.life import ABANDONED_AFTER_S, SILENT_AFTER_S, LifeLimits
 from tuner_server.process.environment import own_data_directory
@@ -103,6 +105,19 @@ class ServerSettings(pydantic.BaseModel):
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None:
             Address.parse(value)
+        return value
+
+    @pydantic.field_validator("otlp_endpoint")
+    @classmethod
+    def _is_collector(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                url = urllib.parse.urlsplit(value)
+                right = url.scheme in ("http", "https") and url.hostname and url.port != 0
+            except ValueError:  # brackets without an address in them, a port that is none
+                right = False
+            if not right:
+                raise ValueError("must be http://HOST:PORT or https://HOST:PORT, as http://127.0.0.1:4317")
         return value
 
     @pydantic.field_validator("base_path")
@@ -195,7 +210,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     for layer, origin in layers:
-        if unreadable := [name for name, value in layer.items() if not _is_text(value)]:
+        if unreadable := [name for name, value in layer.items() if not is_text(value)]:
             raise InvalidInputError.of(unreadable[0], f"must be UTF-8 ({origin(unreadable[0])})")
         values |= layer
         origins |= {name: origin(name) for name in layer}
@@ -208,15 +223,6 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
         [violation] = error.violations
         raise InvalidInputError([_placed(violation, origins)]) from None
     return EffectiveSettings(settings, origins)
-
-
-def _is_text(value: object) -> bool:
-    """Whether a value's text can be written; Python reads other bytes than UTF-8 into characters that can't."""
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def variable(name: str) -> str:
@@ -237,6 +243,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise InvalidInputError.of(CONFIG, f"{path}: {error}") from error
+    except RecursionError:
+        raise InvalidInputError.of(CONFIG, f"{path}: it is nested too deeply") from None
     known = ServerSettings.model_fields
     if unknown := sorted(values.keys() - known.keys()):
         description = f"{path}: no setting is named {', '.join(unknown)}; there are {', '.join(known)}"

@@ -112,7 +112,7 @@ def position_of(token: str) -> Position:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None or not isinstance(job_id, str):
             raise ValueError(token)
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError.of(
             "page_token", "not a token of a page before; give next_page_token as it was"
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.errors import ScheduleError
+from lrpilot.schedule.output_file import output_file
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.text.job_names import called
 from lrpilot.wire.text.plain_text import plain
@@ -71,10 +73,15 @@ def write_title(title: Text, words: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a picture. Raises: OSError; ValueError: the ending of the path says no format that is known."""
+    if not path.suffix:
+        raise ValueError(f"{path} has no ending that says the format; give .png, .svg or .pdf")
+    drawn = io.BytesIO()
     with warnings.catch_warnings():
         # A sign that no font has is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(path)
+        figure.savefig(drawn, format=path.suffix[1:].lower())
+    with output_file(path) as file:
+        file.write(drawn.getbuffer())
 
 
 def _mark_changes(lr_axes: Axes, loss_axes: Axes, schedule: ScheduleData) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lrpilot.arguments import file_path, real, shown, whole
 from lrpilot.errors import ScheduleError
+from lrpilot.schedule.output_file import output_file
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.text.job_names import called
@@ -98,27 +99,16 @@ class Schedule(ScheduleData):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact.
 
+        A link stays, and leads to the new file; a device or a pipe is written to as it is.
+
         Raises:
             ScheduleError: the path is none.
             OSError: the file can't be written.
         """
         from lrpilot.wire.schedule_file import chunks
 
-        path = file_path(path, error=ScheduleError)
-        # Beside the file, because a rename is atomic only within a file system.
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.writelines(chunks(self))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            if error.filename is not None:
-                error.filename = os.fspath(path)  # which the user knows, as not the draft
-            raise
-        finally:
-            draft.unlink(missing_ok=True)
+        with output_file(file_path(path, error=ScheduleError)) as file:
+            file.writelines(chunk.encode() for chunk in chunks(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:

@@ -91,6 +91,8 @@ def loads(text: str | bytes, kind: type[S]) -> S:
         document = json.loads(text)
     except ValueError as error:
         raise ScheduleError(f"not a schedule: not JSON ({error})") from error
+    except RecursionError:
+        raise ScheduleError("not a schedule: it is nested too deeply") from None
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise ScheduleError(f'not a schedule: no "format": "{_FORMAT}"')
     version = document.get("version")

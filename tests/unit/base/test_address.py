@@ -29,6 +29,12 @@ def test_a_port_that_is_too_high_is_told_how_high_they_go(port: str) -> None:
         Address.parse(f"host:{port}")
 
 
+@pytest.mark.parametrize("host", ["a..b", pytest.param("a" * 300, id="long")])
+def test_a_name_that_no_host_can_have_can_not_be_bound(host: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"listen: a.*:0 can't be bound: no host can have that name"):
+        bound("listen", Address(host, 0))
+
+
 def test_a_reserved_address_is_for_those_who_share_it() -> None:
     with reserved("listen", HERE) as holder:
         address = HERE._replace(port=holder.getsockname()[1])

@@ -52,6 +52,19 @@ def test_an_empty_variable_is_not_set() -> None:
         ({"tls_cert": "a.pem"}, {}, "tls_key: tls_cert and tls_key are given together"),
         ({"tls_key": "a.pem"}, {}, "tls_key: tls_cert and tls_key are given together"),
         ({"tls_client_ca": "a.pem"}, {}, "tls_client_ca: needs tls_cert and tls_key"),
+        *(
+            ({"otlp_endpoint": url}, {}, "otlp_endpoint: must be http://HOST:PORT or https://HOST:PORT")
+            for url in (
+                "",
+                "foo",
+                "collector:4317",
+                "http://[::1",
+                "http://",
+                "http://:4317",
+                "http://host:x",
+                "ftp://a:1",
+            )
+        ),
         ({"config": "/nowhere/lrpilot.toml"}, {}, "config: /nowhere/lrpilot.toml: No such file"),
     ],
 )
@@ -78,6 +91,11 @@ def test_a_file_that_can_not_be_right_is_refused(file: Path, text: str, message:
 @pytest.mark.parametrize(("listen", "auth"), [("127.0.0.1:0", "none"), ("[::1]:0", "none"), ("0.0.0.0:0", "tokens")])
 def test_tokens_are_asked_for_by_default_where_others_can_call(listen: str, auth: str) -> None:
     assert load({"listen": listen}, {}).settings.auth == auth
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4317", "https://collector.example/", "http://[::1]:4317"])
+def test_a_collector_has_the_address_of_a_web_page(url: str) -> None:
+    assert load({"otlp_endpoint": url}, {}).settings.otlp_endpoint == url
 
 
 def test_passwords_are_not_shown() -> None:

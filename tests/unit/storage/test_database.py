@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import sqlite3
+import stat
 import threading
 import time
 from pathlib import Path
@@ -41,17 +44,52 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
         open_storage(f"sqlite:///{tmp_path}/missing/lrpilot.db")
 
 
-def test_a_path_that_is_no_writable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"^sqlite:///.*: unable to open database file$"):
-        open_storage(f"sqlite:///{tmp_path}")
+def _state(path: Path) -> tuple[int, int, list[str]]:
+    """All that opening a path might change of it, and what lies beside it."""
+    found = path.lstat()
+    return found.st_mode, found.st_size, sorted(beside.name for beside in path.parent.iterdir())
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / "notes.db"
+@pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound:
+        if kind == "directory":
+            path.mkdir(0o755)
+        elif kind == "fifo":
+            os.mkfifo(path, 0o666)
+        elif kind == "socket":
+            bound.bind(str(path))
+        else:
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            except PermissionError:
+                pytest.skip("only root makes devices")
+        before = _state(path)
+        with pytest.raises(StorageError, match=r"^/.*jobs\.db: it is no regular file, as a database is$"):
+            open_storage(f"sqlite:///{path}")
+        assert _state(path) == before
+
+
+@pytest.mark.parametrize("through", ["itself", "link"])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(through: str, tmp_path: Path) -> None:
+    file, link = tmp_path / "notes.db", tmp_path / "link"
     file.write_text("notes\n" * 1000)
-    with pytest.raises(StorageError, match=r"^sqlite:///.*: file is not a database$"):
-        open_storage(f"sqlite:///{file}")
+    file.chmod(0o644)
+    link.symlink_to(file)
+    before = _state(file)
+    with pytest.raises(StorageError, match=r"^/.*notes\.db: file is not a database; nothing was changed$"):
+        open_storage(f"sqlite:///{file if through == 'itself' else link}")
     assert file.read_text() == "notes\n" * 1000
+    assert _state(file) == before
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.db"
+    file.touch()
+    with open_storage(f"sqlite:///{file}") as storage:
+        storage.ping()
+    assert file.stat().st_size > 0
 
 
 def test_a_server_that_is_away_is_told_in_one_line_without_the_password() -> None:

@@ -6,6 +6,7 @@ with LRPilot's tables alone: the database may hold others. `restore` takes both.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def backup(database: Database, target: Path) -> str:
         CorruptionError: the database is corrupt, and so would the copy be.
         StorageError: the database can't be read, or isn't LRPilot's; or PostgreSQL's `pg_dump` is missing.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise InvalidInputError.of("output", f"{target} exists; a backup never replaces a file")
     try:
         with unfinished_beside(target) as unfinished:

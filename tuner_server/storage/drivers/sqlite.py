@@ -30,6 +30,7 @@ import tenacity
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage.drivers.embedded_file import EmbeddedFile
+from tuner_server.storage.drivers.file_kind import require_database
 from tuner_server.storage.drivers.foreign_log import is_foreign
 
 BUSY_TIMEOUT_S = 2.0
@@ -77,10 +78,11 @@ class DatabaseFile:
         """Takes part in the lock, if need be, and makes the file if there is none.
 
         Raises:
-            StorageError: it is being replaced or rewritten; or the log beside it is another database's.
+            StorageError: it is being replaced or rewritten; the log beside it is another database's; or what is there
+                is no database.
         """
         with self._entering:
-            if self._lock is None and not self.path.is_dir():
+            if self._lock is None:
                 self._lock = self._entered()
 
     def leave(self) -> None:
@@ -95,7 +97,7 @@ class DatabaseFile:
         """Keeps everybody else out. Connections of this process must be closed.
 
         Raises:
-            StorageError: others have the database open.
+            StorageError: others have the database open; or what is there is no database.
         """
         self.leave()
         with self._entering:
@@ -178,6 +180,7 @@ class DatabaseFile:
         time.sleep(RETRY_S)
 
     def _opened(self) -> int:
+        require_database(self.path, self._lock_path)
         try:
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _OWNER)
             give_to_owner(self._lock_path, self.path)

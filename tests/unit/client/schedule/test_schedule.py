@@ -315,7 +315,7 @@ def test_plot_shows_probes_apart_and_is_scaled_by_the_committed_losses(
 ) -> None:
     figures = []
 
-    def keep(figure: Any, path: Path) -> None:
+    def keep(figure: Any, _file: Any, **_options: Any) -> None:
         figures.append(figure)
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
@@ -332,6 +332,9 @@ def test_plot_shows_probes_apart_and_is_scaled_by_the_committed_losses(
 def test_plot_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ScheduleError, match="plot: Format 'doc' is not supported"):
         SCHEDULE.plot(tmp_path / "plot.doc")
+    with pytest.raises(ScheduleError, match=r"plot: .*/plot has no ending that says the format; give \.png"):
+        SCHEDULE.plot(tmp_path / "plot")
+    assert not list(tmp_path.iterdir())
     monkeypatch.delitem(sys.modules, "lrpilot.schedule.picture")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ScheduleError, match="pip install matplotlib"):

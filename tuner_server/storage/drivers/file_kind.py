@@ -1,0 +1,33 @@
+"""Whether what lies at a path may be a SQLite database, told before anything of it, or beside it, is touched."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from tuner_server.core.errors import StorageError
+
+HEADER = b"SQLite format 3\0"
+"""What every database that is not empty begins with."""
+
+
+def require_database(path: Path, lock: Path) -> None:
+    """Lets a path pass at which there is nothing, an empty file, or a database.
+
+    A file that begins with something else passes if its lock lies beside it: it was a database, and what is left of it
+    is to be told by SQLite, or replaced by a backup.
+
+    Raises:
+        StorageError: it is anything else, such as a text, a directory or a device; or it can't be looked at.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StorageError(f"{path}: it is no regular file, as a database is", "its file is none")
+        with path.open("rb") as file:
+            begin = file.read(len(HEADER))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", "its file can't be read") from error
+    if begin not in (b"", HEADER) and not lock.is_file():
+        raise StorageError(f"{path}: file is not a database; nothing was changed", "its file is no database")

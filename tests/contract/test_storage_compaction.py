@@ -50,16 +50,16 @@ def count(database: Database, job_id: str) -> list[int]:
 
 @pytest.fixture
 def small_transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Deletes at most ten entries at once; the list has how many jobs each transaction deleted."""
+    """Deletes at most ten entries at once; the list has how many whole jobs each transaction deleted."""
     monkeypatch.setattr(deletion, "ENTRIES_AT_ONCE", 10)
     done: list[int] = []
-    some = deletion._delete_some
+    whole = deletion._delete_whole
 
     def noted(connection: sa.Connection, ids: list[str]) -> int:
-        done.append(some(connection, ids))
+        done.append(whole(connection, ids))
         return done[-1]
 
-    monkeypatch.setattr(deletion, "_delete_some", noted)
+    monkeypatch.setattr(deletion, "_delete_whole", noted)
     return done
 
 
@@ -73,7 +73,7 @@ def test_a_long_job_is_deleted_from_its_end_in_several_transactions(
     with Database(database_url) as database:
         write_jobs(database, a=3, b=4, c=35, d=2)
         assert delete_jobs(database, ALL, 3) == 3
-        assert small_transactions == [2, 0, 0, 0, 1]
+        assert small_transactions == [2, 0, 0, 0, 0, 1]
         assert count(database, "c") == []
         assert count(database, "d") == [1, 2]
         assert delete_jobs(database, ALL, 10) == 1
@@ -87,17 +87,17 @@ def test_the_size_on_the_disk_grows_with_what_is_kept(database_url: str) -> None
         assert storage.size() - before > 50_000  # PostgreSQL compresses
 
 
-def test_a_deletion_that_was_interrupted_left_the_beginning_and_goes_on(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_no_transaction_deletes_more_than_its_bytes_or_one_entry(
+    database_url: str, small_transactions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "BYTES_AT_ONCE", 10 * len(LOSSES))
     open_storage(database_url, upgrade=True).close()
     with Database(database_url) as database:
-        write_jobs(database, a=35)
-        with database.writing() as connection:
-            assert deletion._delete_some(connection, ["a"]) == 0
-        assert count(database, "a") == list(range(1, 26))
-        assert delete_jobs(database, ALL, 10) == 1
+        for n_at_once, transactions in [(3, [0, 0, 0, 1]), (0.5, [0] * 8 + [1])]:
+            small_transactions.clear()
+            monkeypatch.setattr(deletion, "BYTES_AT_ONCE", int(n_at_once * len(LOSSES)))
+            write_jobs(database, a=8)
+            assert delete_jobs(database, ALL, 10) == 1
+            assert small_transactions == transactions
 
 
 def test_writers_have_their_turns_while_many_jobs_are_deleted(tmp_path: Path, small_transactions: list[int]) -> None:

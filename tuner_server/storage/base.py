@@ -142,6 +142,8 @@ class JobFilter:
 
 
 ALL_JOBS = JobFilter()
+HALF_DELETED = "half deleted"
+"""What is said of a job that is gone, but whose history still takes space: its deletion was interrupted, or goes on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -341,15 +343,15 @@ class Storage(Closing):
     def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
         """Deletes dead jobs, with their history; of those of one kind the longest unchanged first.
 
-        It takes several transactions, each of them short. Where it is interrupted, a job may be left whose history
-        lacks its end; it goes the next time.
+        It takes several transactions, each of them short. A job goes in one of them for everybody, even where the rows
+        of its history need more; what an interruption leaves of these goes first the next time.
 
         Args:
             dead: which.
             limit: how many at most.
 
         Returns:
-            How many were deleted, by what is said of them in a word (`core.job.life.shown_word`).
+            How many were deleted, by what is said of them in a word (`core.job.life.shown_word`, or `HALF_DELETED`).
         """
 
     @abc.abstractmethod

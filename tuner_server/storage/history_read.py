@@ -12,7 +12,7 @@ from tuner_server.core.errors import ConflictError, NotFoundError
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
 from tuner_server.storage import codec
 from tuner_server.storage.base import Entry, StoredReport
-from tuner_server.storage.tables import EntryRow
+from tuner_server.storage.tables import THERE, EntryRow, JobRow
 
 ROWS_AT_ONCE = 512
 """The most entries of a part."""
@@ -62,7 +62,8 @@ class HistoryRead:
         after = self._after if self._mark is None else self._mark[0]
         if self._mark is not None and connection.execute(self._again).one_or_none() != self._mark:
             raise self._changed()
-        query = sa.select(*self._columns).where(EntryRow.job_id == self._job_id, EntryRow.number > after)
+        there = sa.exists().where(JobRow.id == self._job_id, THERE)
+        query = sa.select(*self._columns).where(EntryRow.job_id == self._job_id, EntryRow.number > after, there)
         found = connection.execute(
             query.where(EntryRow.number <= self._last(connection, after)).order_by(EntryRow.number)
         ).all()

@@ -14,8 +14,8 @@ from lrpilot.wire.text.job_names import id_beginning
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job.life import Life, LifeLimits, shown_word
 from tuner_server.core.job.state import Status
-from tuner_server.storage.base import DeadJobs, JobFilter
-from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
+from tuner_server.storage.base import HALF_DELETED, DeadJobs, JobFilter
+from tuner_server.storage.tables import GONE, THERE, JobRow, ProjectRow, UtcDateTime
 
 _LIVE = [status.value for status in Status if status.live]
 _ENDED = [status.value for status in Status if not status.live]
@@ -29,7 +29,7 @@ Position = tuple[datetime, str]
 
 def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits: LifeLimits) -> sa.Select[*_Columns]:
     """A query for those of a project's jobs that a listing is about, newest first."""
-    query = query.where(JobRow.project == project).order_by(JobRow.create_time.desc(), JobRow.id.desc())
+    query = query.where(JobRow.project == project, THERE).order_by(JobRow.create_time.desc(), JobRow.id.desc())
     if not wanted.shown.everything:
         assert wanted.as_of is not None
         query = query.where(_is_shown(wanted, limits, wanted.as_of))
@@ -55,14 +55,17 @@ def fitting(connection: sa.Connection, query: sa.Select[*_Columns], page_size: i
 
 
 def kinds_of(dead: DeadJobs, limits: LifeLimits) -> list[tuple[str, sa.ColumnElement[bool]]]:
-    """The kinds of jobs that nobody works on: the word for each (`core.job.life.shown_word`), and what selects it."""
-    common = [JobRow.update_time < dead.unchanged_since, JobRow.sign_time < dead.unchanged_since]
-    if dead.project is not None:
-        common.append(JobRow.project == dead.project)
+    """The kinds of jobs that nobody works on: the word for each (`core.job.life.shown_word`), and what selects it.
+
+    The first is what deletions have left that were interrupted, however short a time ago.
+    """
+    ours = sa.true() if dead.project is None else JobRow.project == dead.project
+    common = [JobRow.update_time < dead.unchanged_since, JobRow.sign_time < dead.unchanged_since, ours]
     ended = [(status, None, JobRow.status == status.value) for status in Status if not status.live]
     lives = [Life.STOPPED, Life.ABANDONED, *([Life.SILENT] if dead.silent else [])]
     left = [(Status.TRAINING, life, _has(life, limits, dead.as_of)) for life in lives]
-    return [(shown_word(status, life), sa.and_(kind, *common)) for status, life, kind in (*ended, *left)]
+    kinds = [(shown_word(status, life), sa.and_(kind, *common)) for status, life, kind in (*ended, *left)]
+    return [(HALF_DELETED, sa.and_(JobRow.status == GONE, ours)), *kinds]
 
 
 def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:

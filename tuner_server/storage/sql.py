@@ -36,7 +36,7 @@ from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
 from tuner_server.storage.last_backup import noted
-from tuner_server.storage.tables import EntryRow, JobRow
+from tuner_server.storage.tables import THERE, EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
 _JOB = (
@@ -111,7 +111,7 @@ class SqlStorage(Storage):
 
     def opened_by(self, job_id: str, request_id: str) -> bool:
         """See `Storage`."""
-        query = sa.select(JobRow.id).where(JobRow.id == job_id, JobRow.request_id == request_id)
+        query = sa.select(JobRow.id).where(JobRow.id == job_id, JobRow.request_id == request_id, THERE)
         with self._database.reading() as connection:
             return connection.execute(query).one_or_none() is not None
 
@@ -191,7 +191,8 @@ class SqlStorage(Storage):
                 following,
                 sa.and_(following.job_id == EntryRow.job_id, following.number == EntryRow.number + 1),
             )
-            .where(EntryRow.job_id == job_id, EntryRow.number == number)
+            .join(JobRow, JobRow.id == EntryRow.job_id)
+            .where(EntryRow.job_id == job_id, EntryRow.number == number, THERE)
         )
         with self._database.reading() as connection:
             row = connection.execute(query).one_or_none()
@@ -238,14 +239,14 @@ class SqlStorage(Storage):
 
     def load_all(self, job_ids: Collection[str]) -> list[StoredJob]:
         """See `Storage`."""
-        query = sa.select(*_JOB).where(JobRow.id.in_(job_ids))
+        query = sa.select(*_JOB).where(JobRow.id.in_(job_ids), THERE)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [_job(row) for row in rows]
 
     def delete(self, job: StoredJob) -> None:
         """See `Storage`."""
-        chosen = sa.select(JobRow.id).where(JobRow.id == job.id, JobRow.version == job.version)
+        chosen = sa.select(JobRow.id).where(JobRow.id == job.id, JobRow.version == job.version, THERE)
         if not delete_jobs(self._database, chosen, 1):
             raise ConflictError(f"job {job.id}: another request changed it; load it and try again")
 
@@ -331,7 +332,7 @@ def _at_version(changed_job: StoredJob, changed: dict[str, Any]) -> tuple[Stored
 
 def _load(connection: sa.Connection, job_id: str) -> StoredJob:
     """The job as it is now. Raises: NotFoundError."""
-    row = connection.execute(sa.select(*_JOB).where(JobRow.id == job_id)).one_or_none()
+    row = connection.execute(sa.select(*_JOB).where(JobRow.id == job_id, THERE)).one_or_none()
     if row is None:
         raise NotFoundError.of_job(job_id)
     return _job(row)

@@ -98,6 +98,7 @@ class JobRow(Base):
     family: Mapped[str]
     policy: Mapped[str]
     status: Mapped[str]
+    """That of the state; or `GONE`."""
     state: Mapped[str]
     """A JobState as JSON."""
     version: Mapped[int]
@@ -122,6 +123,13 @@ class JobRow(Base):
         # Jobs that live are counted in it alone, however many others there are.
         sa.Index("ix_jobs_life", "project", "sign_time", "status", "leave_time"),
     )
+
+
+GONE = "gone"
+"""The status of a job that was deleted, and whose row is there for its entries alone: they refer to it until the last
+of them is deleted."""
+THERE = JobRow.status != GONE
+"""Whether a job is there for anybody who asks."""
 
 
 class LastBackupRow(Base):

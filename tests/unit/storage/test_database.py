@@ -5,6 +5,8 @@ import os
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -226,3 +228,16 @@ def test_a_fresh_file_that_another_is_switching_is_waited_for(tmp_path: Path) ->
     with contextlib.closing(sqlite3.connect(tmp_path / "fresh.db", factory=Contended)) as connection:
         use_wal(connection)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_second_look_leaves_the_locks_of_this_process_alone(tmp_path: Path) -> None:
+    """Closing any descriptor of a file would give up SQLite's locks, and another process remove the log in use."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with open_storage(url) as first:
+        first.ping()
+        with open_storage(url) as second:
+            second.ping()
+        other = "import sys; from tuner_server.storage import open_storage; open_storage(sys.argv[1]).close()"
+        subprocess.run([sys.executable, "-c", other, url], check=True, timeout=60)
+        assert (tmp_path / "jobs.db-wal").exists()
+        first.ping()

@@ -14,8 +14,9 @@ HEADER = b"SQLite format 3\0"
 def require_database(path: Path, lock: Path) -> None:
     """Lets a path pass at which there is nothing, an empty file, or a database.
 
-    A file that begins with something else passes if its lock lies beside it: it was a database, and what is left of it
-    is to be told by SQLite, or replaced by a backup.
+    What has its lock beside it is a database, or was one: what is left of it is to be told by SQLite, or replaced by a
+    backup. It is not opened here: this process may have connections to it, and closing any descriptor of a file gives
+    up all locks that a process has on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
         StorageError: it is anything else, such as a text, a directory or a device; or it can't be looked at.
@@ -23,11 +24,13 @@ def require_database(path: Path, lock: Path) -> None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise StorageError(f"{path}: it is no regular file, as a database is", "its file is none")
+        if lock.is_file():
+            return
         with path.open("rb") as file:
             begin = file.read(len(HEADER))
     except FileNotFoundError:
         return
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", "its file can't be read") from error
-    if begin not in (b"", HEADER) and not lock.is_file():
+    if begin not in (b"", HEADER):
         raise StorageError(f"{path}: file is not a database; nothing was changed", "its file is no database")

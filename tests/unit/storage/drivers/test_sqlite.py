@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.test_storage import create
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.backups.backup import backup
@@ -106,7 +107,7 @@ def test_corruption_that_is_met_is_told_from_then_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sqlite, "CHECKED_BYTES", 0)
     url = f"sqlite:///{tmp_path}/jobs.db"
     with open_storage(url) as storage:
-        storage.ping()
+        job = create(storage)
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'entries'"
         (page,) = connection.execute(query).fetchone()
@@ -116,7 +117,7 @@ def test_corruption_that_is_met_is_told_from_then_on(tmp_path: Path, monkeypatch
     with open_storage(url) as storage:
         storage.ping()
         with pytest.raises(CorruptionError) as caught:
-            storage.answer("job", 1)
+            storage.answer(job.id, 1)
         assert caught.value.told == "the database can't be used: it is corrupt; the server's log has the reason"
         with pytest.raises(CorruptionError):
             storage.ping()

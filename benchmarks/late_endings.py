@@ -54,7 +54,7 @@ class Ended:
 
     validation: float
     score: float
-    """Of what the run is judged by, as in the quality benchmark."""
+    """The score of the end, as in the quality benchmark."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,22 +96,9 @@ class Replay:
 
     def _report(self, entry: Entry) -> Report:
         """A report as it came in."""
-        stored = entry.report
-        assert stored is not None
-        assert stored.losses is not None
-        self._last = stored.report_time
-        return Report(
-            directive_number=entry.directive.number,
-            outcome=stored.outcome,
-            losses=tuple(stored.losses.tolist()),
-            validations=stored.validations,
-            wall_time_s=stored.wall_time_s,
-            replacement=stored.replacement,
-            note=stored.note,
-            measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
-            change=stored.change,
-            ending=stored.ending,
-        )
+        assert entry.report is not None
+        self._last = entry.report.report_time
+        return entry.report_as_it_came()
 
 
 def _asked_since(forgotten: Iterable[Entry], state: JobState) -> list[PlanChange]:

@@ -126,6 +126,24 @@ class Entry:
     decision: Decision | None
     report: StoredReport | None
 
+    def report_as_it_came(self) -> Report:
+        """The report, which is there, and was read with its losses and measures."""
+        stored = self.report
+        assert stored is not None
+        assert stored.losses is not None
+        return Report(
+            directive_number=self.directive.number,
+            outcome=stored.outcome,
+            losses=tuple(stored.losses.tolist()),
+            validations=stored.validations,
+            wall_time_s=stored.wall_time_s,
+            replacement=stored.replacement,
+            note=stored.note,
+            measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
+            change=stored.change,
+            ending=stored.ending,
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobFilter:

@@ -41,8 +41,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 from benchmarks.environment import environment
 from tuner_server.core.forecast import ExponentialForecaster, Objective
 from tuner_server.core.search.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.search.gaussian_process.surrogate import FloatArray, Observations
 from tuner_server.core.search.suggest import Query, suggest, suggest_all
-from tuner_server.core.search.surrogate import FloatArray, Observations
 
 PACKAGES = ("torch", "gpytorch", "botorch", "scikit-optimize", "optuna", "numpy", "scipy")
 """Whose versions are told beside the figures."""

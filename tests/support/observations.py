@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuner_server.core.search.surrogate import FloatArray, Observations
+from tuner_server.core.search.gaussian_process.surrogate import FloatArray, Observations
 
 BOUNDS = (math.log(1e-4), 0.0)
 GRID = np.linspace(*BOUNDS, 41)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy import special
 
-from tuner_server.core.search.posterior import FloatArray, Moments, Posterior
+from tuner_server.core.search.gaussian_process.posterior import FloatArray, Moments, Posterior
 
 _TAIL = -20.0
 """Above it h(u) is larger than 1e-91, and loses no more than three digits to cancellation."""

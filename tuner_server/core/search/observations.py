@@ -10,8 +10,8 @@ import numpy as np
 
 from tuner_server.core.messages import Asked, Candidate, PosteriorCurve
 from tuner_server.core.search.acquisition import Acquisition
+from tuner_server.core.search.gaussian_process.surrogate import Observations
 from tuner_server.core.search.suggest import MIN_SEPARATION, Evidence, Query, Suggestion
-from tuner_server.core.search.surrogate import Observations
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

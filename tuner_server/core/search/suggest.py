@@ -12,10 +12,10 @@ import numpy as np
 
 from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
-from tuner_server.core.search.hyperparameters import IndexArray
-from tuner_server.core.search.lattice import lattice
-from tuner_server.core.search.posterior import Fitted, FloatArray, Moments, Outlook, PriorMean
-from tuner_server.core.search.surrogate import Observations, Surrogate, fit_all
+from tuner_server.core.search.gaussian_process.hyperparameters import IndexArray
+from tuner_server.core.search.gaussian_process.lattice import lattice
+from tuner_server.core.search.gaussian_process.posterior import Fitted, FloatArray, Moments, Outlook, PriorMean
+from tuner_server.core.search.gaussian_process.surrogate import Observations, Surrogate, fit_all
 
 R = TypeVar("R")
 

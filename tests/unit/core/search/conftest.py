@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tuner_server.core.search import hyperparameters
+from tuner_server.core.search.gaussian_process import hyperparameters
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tuner_server.core.search.acquisition import (
     log_improvement_bound,
     lower_confidence_bound,
 )
-from tuner_server.core.search.posterior import FloatArray, Posterior
+from tuner_server.core.search.gaussian_process.posterior import FloatArray, Posterior
 
 
 def single(mean: list[float], variance: list[float]) -> Posterior:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner_server.core.search.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.search.gaussian_process.surrogate import Observations, Surrogate
 from tuner_server.core.search.suggest import EVIDENCE_SIZE, MIN_SEPARATION, Query, Suggestion, suggest, suggest_all
-from tuner_server.core.search.surrogate import Observations, Surrogate
 
 BOUNDS = (math.log(1e-4), 0.0)
 WIDTH = BOUNDS[1] - BOUNDS[0]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy import special
 
 from tests.support.observations import BOUNDS, GRID, normalised, observe, textbook_gp, wave
-from tuner_server.core.search import hyperparameters
-from tuner_server.core.search.kernel import matern, rate
-from tuner_server.core.search.posterior import FloatArray, Posterior
-from tuner_server.core.search.surrogate import Observations, Surrogate
+from tuner_server.core.search.gaussian_process import hyperparameters
+from tuner_server.core.search.gaussian_process.kernel import matern, rate
+from tuner_server.core.search.gaussian_process.posterior import FloatArray, Posterior
+from tuner_server.core.search.gaussian_process.surrogate import Observations, Surrogate
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])

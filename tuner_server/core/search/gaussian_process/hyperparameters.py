@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tuner_server.core.search.kernel import rate
+from tuner_server.core.search.gaussian_process.kernel import rate
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.intp]

@@ -30,8 +30,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from tuner_server.core.search.elimination import Elimination
-from tuner_server.core.search.standardisation import MAX_NOISE_SD
+from tuner_server.core.search.gaussian_process.elimination import Elimination
+from tuner_server.core.search.gaussian_process.standardisation import MAX_NOISE_SD
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from tuner_server.core.search.elimination import MAX_NUMBERS, Elimination, elimination, widest
-from tuner_server.core.search.hyperparameters import FloatArray
+from tuner_server.core.search.gaussian_process.elimination import MAX_NUMBERS, Elimination, elimination, widest
+from tuner_server.core.search.gaussian_process.hyperparameters import FloatArray
 
 
 def problems(n: int, width: int) -> tuple[FloatArray, FloatArray]:

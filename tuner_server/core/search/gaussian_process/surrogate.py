@@ -33,13 +33,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tuner_server.core.search import hyperparameters
-from tuner_server.core.search.censoring import SOFTNESS, propagate
-from tuner_server.core.search.elimination import Elimination, elimination, widest
-from tuner_server.core.search.hyperparameters import MAX_KEPT, Grid
-from tuner_server.core.search.kernel import matern
-from tuner_server.core.search.posterior import Fitted, PriorMean, normalised
-from tuner_server.core.search.standardisation import MAX_LOSS, Standardised, standardise
+from tuner_server.core.search.gaussian_process import hyperparameters
+from tuner_server.core.search.gaussian_process.censoring import SOFTNESS, propagate
+from tuner_server.core.search.gaussian_process.elimination import Elimination, elimination, widest
+from tuner_server.core.search.gaussian_process.hyperparameters import MAX_KEPT, Grid
+from tuner_server.core.search.gaussian_process.kernel import matern
+from tuner_server.core.search.gaussian_process.posterior import Fitted, PriorMean, normalised
+from tuner_server.core.search.gaussian_process.standardisation import MAX_LOSS, Standardised, standardise
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -9,9 +9,9 @@ import pytest
 from scipy import integrate, stats
 
 from tests.support.observations import BOUNDS, GRID, normalised, observe, textbook_gp, wave
-from tuner_server.core.search.censoring import SOFTNESS, propagate
-from tuner_server.core.search.elimination import Elimination
-from tuner_server.core.search.surrogate import FloatArray, Surrogate
+from tuner_server.core.search.gaussian_process.censoring import SOFTNESS, propagate
+from tuner_server.core.search.gaussian_process.elimination import Elimination
+from tuner_server.core.search.gaussian_process.surrogate import FloatArray, Surrogate
 
 
 def test_mean_at_a_censored_lr_lies_above_the_threshold() -> None:

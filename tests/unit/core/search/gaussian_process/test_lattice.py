@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.support.observations import textbook_matern
-from tuner_server.core.search import hyperparameters
-from tuner_server.core.search.lattice import lattice
+from tuner_server.core.search.gaussian_process import hyperparameters
+from tuner_server.core.search.gaussian_process.lattice import lattice
 
 OBSERVED = {
     "inside": [0.31, 0.77],

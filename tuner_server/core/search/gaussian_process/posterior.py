@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tuner_server.core.search.elimination import einsum
-from tuner_server.core.search.hyperparameters import Grid
-from tuner_server.core.search.kernel import matern
+from tuner_server.core.search.gaussian_process.elimination import einsum
+from tuner_server.core.search.gaussian_process.hyperparameters import Grid
+from tuner_server.core.search.gaussian_process.kernel import matern
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.intp]

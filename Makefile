@@ -112,6 +112,7 @@ bench: setup browser
 	python -m benchmarks.connections --json out/bench/connections.json --plots out/bench
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
+	python -m benchmarks.quality.fresh_seeds --steps 1000 --seeds 2 --workers 2 --json out/bench/fresh-seeds.json --plots out/bench
 	python -m benchmarks.late_endings --steps 1000 --seeds 2 --workers 2 --json out/bench/late-endings.json --plots out/bench
 	python -m benchmarks.hyperparameters --json out/bench/hyperparameters.json --plots out/bench
 	python -m benchmarks.random_trainings --trainings 95 --json out/bench/random.json --plots out/bench

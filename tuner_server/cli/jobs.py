@@ -35,6 +35,7 @@ from tuner_server.cli.common import (
     unsearched,
     vitals_now,
 )
+from tuner_server.cli.telling import tell_done
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN
 from tuner_server.process.settings import CONFIG, load, variable
@@ -122,7 +123,7 @@ def prune(
         return
     with Database(url) as database:
         done = compact(database, rewrite=False)
-    print(f"{_counted(pruned, 'deleted')}; {done}")
+    tell_done(f"{_counted(pruned, 'deleted')}; {done}")
 
 
 def _days_before(now: datetime.datetime, days: float) -> datetime.datetime:

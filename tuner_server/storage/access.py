@@ -111,6 +111,11 @@ class AccessStorage(Closing):
             raise InvalidInputError.of("token", f"no token has the id {token_id!r}; `lrpilot tokens list` shows them")
         return _token(row)
 
+    def delete_token(self, token_id: str) -> None:
+        """Takes a token back that nobody has. Raises: StorageError."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(TokenRow).where(TokenRow.id == token_id))
+
     def find(self, token_id: str) -> Grant | None:
         """The token of that id with its project's limits, if there is one. Raises: StorageError."""
         with self._database.reading() as connection:

@@ -106,12 +106,16 @@ def prune(
     silent_after_s and abandoned_after_s say, from the environment or the file, as for servers.
     """
     from tuner_server.storage import Database, DeadJobs, open_storage  # brings SQLAlchemy
+    from tuner_server.storage.access import open_access
     from tuner_server.storage.compaction import compact
 
     settings = load({CONFIG: config}, os.environ).settings
     url, now = db or settings.db, utc_now()
     dead = DeadJobs(_days_before(now, older_than), now, project, silent)
     pruned: Counter[str] = Counter()
+    if project is not None:
+        with open_access(url) as access:
+            access.project(project)  # which there is, or a typing error would look like nothing to do
     with open_storage(url, limits=settings.life_limits) as storage:
         if dry_run:
             print(f"{_counted(storage.prunable(dead), 'would be deleted')}")

@@ -88,7 +88,14 @@ class AccessStorage(Closing):
             connection.execute(sa.insert(TokenRow).values(values))
 
     def tokens(self, project: str | None = None) -> list[TokenRecord]:
-        """The tokens of a project, or of all, oldest first. Raises: StorageError."""
+        """The tokens of a project, or of all, oldest first.
+
+        Raises:
+            InvalidInputError: there is no such project.
+            StorageError: the database can't be used.
+        """
+        if project is not None:
+            self.project(project)
         query = sa.select(*_TOKEN).order_by(TokenRow.project, TokenRow.create_time, TokenRow.id)
         if project is not None:
             query = query.where(TokenRow.project == project)

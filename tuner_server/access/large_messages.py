@@ -19,6 +19,8 @@ WAIT_S = 2.0
 """How long a message waits for room. Its client takes a call for lost after 5 s."""
 RETRY_S = 0.5
 """How soon to come again after there was no room."""
+LONGEST_PAUSE_S = 1.0
+"""The longest time for which the room of a message is left to others after it."""
 REMEMBERED_S = 60.0
 """How long it is known that a connection has sent a large message: longer than it needs for the next one."""
 REMEMBERED = 8192
@@ -58,11 +60,18 @@ class LargeMessages:
         else:
             raise _no_room()
 
-    def give_back_room(self, n_bytes: int) -> None:
-        """Gives the room of a message to those whose turn it is."""
+    def give_back_room(self, n_bytes: int, held_s: float) -> None:
+        """Gives the room of a message to those whose turn it is, after as long a pause as the message held it.
+
+        One that takes the event loop for long, such as a million empty parts, would else be followed by the next at
+        once: half of the time is left to what is small.
+        """
         if n_bytes > LARGE_BYTES:
-            self._free += n_bytes
-            self._admit()
+            asyncio.get_running_loop().call_later(min(held_s, LONGEST_PAUSE_S), self._give_back, n_bytes)
+
+    def _give_back(self, n_bytes: int) -> None:
+        self._free += n_bytes
+        self._admit()
 
     async def _turn(self, n_bytes: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -74,7 +83,7 @@ class LargeMessages:
             if turn.cancelled():
                 self._admit()  # those behind it may find room
             else:  # its turn came in the same moment
-                self.give_back_room(n_bytes)
+                self._give_back(n_bytes)
             if isinstance(error, TimeoutError):
                 raise _no_room() from None
             raise

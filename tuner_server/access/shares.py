@@ -149,6 +149,7 @@ class ProjectShare:
 
     @contextlib.contextmanager
     def _working(self, n_bytes: int) -> Iterator[None]:
+        began = time.monotonic()
         try:
             if self.n_bytes + n_bytes > self._limits.n_bytes:
                 raise RateError(f"requests of {self.n_bytes} bytes are being worked on", BUSY_RETRY_S)
@@ -158,7 +159,7 @@ class ProjectShare:
             finally:
                 self.n_bytes -= n_bytes
         finally:
-            self._large.give_back_room(n_bytes)
+            self._large.give_back_room(n_bytes, time.monotonic() - began)
 
     def _check_rate(self, caller: Principal, now: float) -> None:
         rate = caller.max_calls_per_s

@@ -30,7 +30,13 @@ async def known(large: LargeMessages, *connections: str) -> None:
     """Has each of the connections send a large message, which is done with at once."""
     for connection in connections:
         await large.take_room(connection, SIZE)
-        large.give_back_room(SIZE)
+        await given_back(large, SIZE)
+
+
+async def given_back(large: LargeMessages, n_bytes: int) -> None:
+    """Gives room back that was held for no time."""
+    large.give_back_room(n_bytes, 0.0)
+    await asyncio.sleep(0.01)  # the loop's clock is not exact
 
 
 def waiting(large: LargeMessages, connection: str, admitted: list[str], n_bytes: int = SIZE) -> asyncio.Task[None]:
@@ -50,12 +56,27 @@ def test_those_that_wait_get_room_in_the_order_they_came() -> None:
         ]
         await asyncio.sleep(0)
         assert admitted == ["first"], "the third would find room, but it comes after the second"
-        large.give_back_room(SIZE)
+        await given_back(large, SIZE)
         await asyncio.sleep(0)
         assert admitted == ["first", "second"]
-        large.give_back_room(2 * SIZE)
+        await given_back(large, 2 * SIZE)
         await asyncio.gather(*tasks)
         assert admitted == list(NAMES)
+
+    scenario(story())
+
+
+def test_room_is_left_to_others_for_as_long_as_it_was_held() -> None:
+    async def story() -> None:
+        large, loop = LargeMessages(SIZE, LONG_S), asyncio.get_running_loop()
+        await known(large, *NAMES)
+        for held_s in (0.05, 0.1):
+            await large.take_room("first", SIZE)
+            began = loop.time()
+            large.give_back_room(SIZE, held_s)
+            await large.take_room("second", SIZE)
+            assert loop.time() - began >= held_s - 0.01
+            await given_back(large, SIZE)
 
     scenario(story())
 
@@ -68,7 +89,7 @@ def test_one_that_nobody_expected_is_refused_where_there_is_no_room_and_waits_th
             await large.take_room("second", SIZE)
         task = waiting(large, "second", admitted)
         await asyncio.sleep(0)
-        large.give_back_room(SIZE)
+        await given_back(large, SIZE)
         await task
 
     scenario(story())
@@ -93,7 +114,7 @@ def test_one_that_waits_too_long_is_told_to_come_again() -> None:
         await large.take_room("first", SIZE)
         with pytest.raises(RateError):
             await large.take_room("second", SIZE)
-        large.give_back_room(SIZE)
+        await given_back(large, SIZE)
         await large.take_room("third", SIZE)
 
     scenario(story())
@@ -107,11 +128,11 @@ def test_whoever_leaves_while_it_waits_takes_no_room_along(in_the_same_moment: b
         tasks = [waiting(large, name, admitted) for name in NAMES]
         await asyncio.sleep(0)
         if in_the_same_moment:
-            large.give_back_room(SIZE)
-            tasks[1].cancel()
+            large.give_back_room(SIZE, 0.0)
+            asyncio.get_running_loop().call_later(0.0, tasks[1].cancel)
         else:
             tasks[1].cancel()
-            large.give_back_room(SIZE)
+            await given_back(large, SIZE)
         await asyncio.gather(tasks[1], return_exceptions=True)
         await tasks[2]
         assert admitted == ["first", "third"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Self
 
 from lrpilot.arguments import shown, truth
 from lrpilot.errors import ConfigError
+from lrpilot.wire.bounded_file import SMALL_BYTES, read_whole
 from lrpilot.wire.loopback import is_loopback
 
 TOKEN = "LRPILOT_TOKEN"
@@ -124,7 +124,7 @@ def _checked_token(token: str, field: str) -> str:
 
 def _content(field: str, path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_whole(path, SMALL_BYTES)
     except OSError as error:
         raise ConfigError(f"credentials: {field} {os.fspath(path)}: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ from tuner_server.core.errors import ConflictError, NotFoundError, QuotaError
 from tuner_server.core.job.life import LifeLimits
 from tuner_server.core.job.machine import Status
 from tuner_server.storage import Change, Database, DeadJobs, JobFilter, Storage, StoredJob, deletion, open_storage
-from tuner_server.storage.base import HALF_DELETED
+from tuner_server.storage.job_choice import HALF_DELETED
 from tuner_server.storage.tables import EntryRow, ProjectRow
 
 N = 9
@@ -166,6 +166,32 @@ def test_what_an_interruption_left_is_gone_and_goes_with_the_next_pruning(
         assert restarted.page(PROJECT, 10).jobs == (other,)
     assert numbers(database_url) == []
     assert numbers(database_url, "other") == [1]
+
+
+@pytest.mark.parametrize("way", DELETIONS)
+def test_what_an_interruption_left_is_swept_unless_the_sweep_is_ended(
+    storage: Storage, job: StoredJob, database_url: str, between: list[Callable[[], object]], way: str
+) -> None:
+    between.append(killed)
+    with pytest.raises(Killed):
+        DELETIONS[way](storage, job)
+    other = create(storage, "other", SOON)
+    left = numbers(database_url)
+    n_checks = 0
+
+    def check() -> None:
+        nonlocal n_checks
+        n_checks += 1
+        if n_checks == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        storage.sweep(check)
+    assert 0 < len(numbers(database_url)) < len(left)
+    assert storage.sweep(lambda: None) == 1
+    assert numbers(database_url) == []
+    assert storage.sweep(lambda: None) == 0
+    assert storage.page(PROJECT, 10).jobs == (other,)
 
 
 def test_the_request_of_a_job_that_is_gone_opens_another_one(

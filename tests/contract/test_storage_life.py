@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.contract.test_storage import PROJECT, T, at_once, create, record, rep
 from tuner_server.core.errors import ConflictError, NotFoundError, QuotaError
 from tuner_server.core.job.life import SHOWN, Life, LifeLimits, Signs, shown_word
 from tuner_server.core.job.state import Status
-from tuner_server.storage import Database, DeadJobs, JobFilter, Storage, StoredJob, open_storage
+from tuner_server.storage import Change, Database, DeadJobs, JobFilter, Storage, StoredJob, open_storage
 from tuner_server.storage.tables import JobRow, ProjectRow
 
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
@@ -87,6 +88,39 @@ def test_a_quota_counts_what_lives(storage: Storage, database_url: str, jobs: li
     create(storage, "in its place", NOW)
 
 
+def test_who_comes_back_takes_a_place_as_a_new_job_does(storage: Storage, database_url: str) -> None:
+    assert not storage.has_quota(PROJECT)
+    for job_id in ("away", "there"):
+        create(storage, job_id, NOW)
+    storage.leave(storage.load("away"), NOW)
+    set_quota(database_url, 1)
+    assert storage.has_quota(PROJECT)
+    later = NOW + timedelta(seconds=1)
+    with pytest.raises(QuotaError):
+        storage.revive(PROJECT, "away", later)
+    away = storage.load("away")
+    with pytest.raises(QuotaError):
+        storage.rewind(away, away.state, later)
+    assert storage.load("away") == away
+    storage.revive(PROJECT, "there", later)  # which has its place
+    storage.leave(storage.load("there"), later)
+    storage.revive(PROJECT, "away", later)
+    assert storage.load("away").signs == Signs(later)
+    storage.rewind(away, away.state, later)
+
+
+def test_places_are_not_given_twice_to_those_who_come_back_at_once(storage: Storage, database_url: str) -> None:
+    names = [f"{i}" for i in range(8)]
+    for job_id in names:
+        create(storage, job_id, NOW)
+        storage.leave(storage.load(job_id), NOW)
+    set_quota(database_url, 3)
+    later = NOW + timedelta(seconds=1)
+    found = at_once(*(functools.partial(storage.revive, PROJECT, job_id, later) for job_id in names))
+    assert [error for error in found if error is not None and not isinstance(error, QuotaError)] == []
+    assert found.count(None) == 3
+
+
 def set_quota(database_url: str, limit: int) -> None:
     with Database(database_url) as database, database.writing() as connection:
         connection.execute(sa.update(ProjectRow).values(max_alive_jobs=limit))
@@ -109,20 +143,29 @@ def test_reports_and_resumption_are_signs_and_what_others_do_is_none(storage: St
     assert storage.load("job").signs == Signs(ago(1000))
     storage.leave(storage.load("job"), ago(800))
     assert storage.load("job").signs == Signs(ago(800), ago(800))
-    job = record(storage, job, report(), b"", transition(2), ago(700))
+    job = record(storage, storage.load("job"), report(), b"", transition(2), ago(700))
     assert storage.load("job") == job
     assert job.signs == Signs(ago(700))
     storage.leave(storage.load("job"), ago(600))
-    job = storage.rewind(job, transition(1).state, ago(500))
+    job = storage.rewind(storage.load("job"), transition(1).state, ago(500))
     assert storage.load("job").signs == job.signs == Signs(ago(500))
 
 
 def test_signs_leave_the_version_alone(storage: Storage) -> None:
     job = create(storage, "job", ago(1000))
     storage.sign({(PROJECT, "job"): ago(10)})
-    storage.leave(storage.load("job"), ago(5))
+    storage.revive(PROJECT, "job", ago(5))
     assert versions(storage, 10) == [("job", 1)]
     record(storage, job, report(), b"", transition(2), NOW)
+
+
+def test_nobody_takes_a_job_whose_client_has_left_for_one_whose_client_is_there(storage: Storage) -> None:
+    job = create(storage, "job", ago(1000))
+    storage.leave(job, ago(5))
+    assert storage.record([Change(job, report(), b"", transition(2))], NOW) == [None]
+    with pytest.raises(ConflictError):
+        storage.rewind(job, transition(1).state, NOW)
+    assert storage.load("job").signs == Signs(ago(5), ago(5))
 
 
 def test_a_sign_revives_but_not_one_from_before_its_client_left(storage: Storage) -> None:

@@ -36,6 +36,7 @@ def test_what_ended_long_ago_is_pruned_and_no_more(tmp_path: Path) -> None:
             return [job["id"] for job in json.loads(shown.stdout)]
 
         assert prune(1, "default") == "0 jobs deleted\n"
+        assert lrpilot_command("projects", "create", "another", "--db", database).returncode == 0
         assert prune(0, "another") == "0 jobs deleted\n"
         assert listed() == [live, silent, left, ended]
         assert prune(0, "default", "--dry-run") == "2 jobs would be deleted (1 finished, 1 stopped)\n"

@@ -31,6 +31,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 import tuner_server
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
 from tests.support.servers import wire_client
+from tests.support.servers.faulty_proxy import Cut, Direction, Proxy
 from tests.support.servers.guarded_server import GuardedServer, add_project, add_token, guarded
 from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
 from tuner_server.access.principal import Scope
@@ -414,6 +415,51 @@ def test_what_was_refused_is_let_go_of(world: World) -> None:
             tracemalloc.stop()
             gc.enable()
     assert kept < 2 * 32 * n_losses  # two of them at most: a lane keeps its last group until the next one comes
+
+
+def test_nothing_keeps_a_call_that_was_refused(world: World) -> None:
+    # gRPC keeps what ends a call: with it neither the message, nor what was read of it, nor the call itself.
+    report = pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, losses=[1.5] * 200_000)
+    request = pb.AdvanceRequest(job_id=world.job_id, report=report)
+
+    def calls_kept() -> int:
+        return sum(type(each).__name__ in ("_ServicerContext", "AdvanceRequest") for each in gc.get_objects())
+
+    with (
+        limited(world, Lane.TRAINING, n_bytes=10) as full,
+        connected(world.server, world.ours) as stub,
+        connected(full, world.ours) as refused_stub,
+    ):
+        gc.collect()
+        gc.disable()  # large objects don't hasten it
+        try:
+            before = calls_kept()
+            for _ in range(10):
+                assert refusal(lambda: called(stub, "Advance", request))[0] is grpc.StatusCode.INVALID_ARGUMENT
+                code, _ = refusal(lambda: called(refused_stub, "Advance", request))
+                assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                refusal(lambda: next(stub.WatchJob(pb.WatchJobRequest(job_id="none"), timeout=TIMEOUT_S)))
+            assert calls_kept() - before < 10, "those that end just now"
+        finally:
+            gc.enable()
+
+
+def test_a_call_that_waits_for_its_turn_sends_little_ahead(world: World) -> None:
+    message, ahead = bytes(4 * 2**20), 2**19
+    with (
+        limited(world, Lane.TRAINING, arriving=0, arriving_large=0) as server,
+        Proxy(server.target) as proxy,
+        grpc.insecure_channel(proxy.target, options=[("grpc.enable_retries", 0)]) as channel,
+    ):
+
+        def send(method: str, timeout_s: float) -> grpc.StatusCode:
+            call: Any = channel.unary_unary(f"/{SERVICE.full_name}/{method}")
+            return refusal(functools.partial(call, message, metadata=bearer(world.ours), timeout=timeout_s))[0]
+
+        for _ in range(5):  # messages that are taken show how much the line takes, and more might be sent ahead
+            assert send("GetJob", TIMEOUT_S) is grpc.StatusCode.INVALID_ARGUMENT
+        proxy.begin(Cut(Direction.REQUESTS, ahead))
+        assert send("Advance", 1.0) is grpc.StatusCode.DEADLINE_EXCEEDED, f"more than {ahead} bytes were sent"
 
 
 def test_a_stranger_s_message_is_not_read(world: World) -> None:

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner_server.access.tls import TlsFiles
+from tuner_server.access.tls import TlsFiles, content
 from tuner_server.core.errors import InvalidInputError
 
 
@@ -52,9 +52,8 @@ def expiries(files: TlsFiles, now: datetime.datetime) -> list[Expiry]:
 def _ends(setting: str, path: Path) -> Sequence[datetime.datetime]:
     from cryptography import x509  # only where there is TLS
 
+    pem = content(setting, path)
     try:
-        return [certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(path.read_bytes())]
-    except OSError as error:
-        raise InvalidInputError.of(setting, f"{path}: {error.strerror}") from error
+        return [certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(pem)]
     except ValueError as error:
         raise InvalidInputError.of(setting, f"{path}: no PEM certificates") from error

@@ -8,10 +8,12 @@ import enum
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from pyrate_limiter import Decision, Rate, RateItem, StateBucket, TokenBucket
 
 from tuner_server.access.arrivals import Arrivals
+from tuner_server.access.large_messages import LargeMessages
 from tuner_server.access.principal import Principal
 from tuner_server.core.errors import RateError
 
@@ -40,8 +42,10 @@ class LaneLimits:
     arriving: int
     """Calls whose message is on its way, while the others wait for their turn: so many times the size of the largest
     message may be half-received."""
+    arriving_large: int
+    """The same of connections that have just sent a large message: they keep none of the other places."""
     n_bytes: int
-    """The size of the requests that are being worked on. In Python a report takes some ten times its bytes."""
+    """The size of the requests that are being worked on."""
     patience_s: float
     """How long a message may take while another call waits for its place."""
     all_calls: int
@@ -54,6 +58,7 @@ LIMITS: Mapping[Lane, LaneLimits] = {
         streams=0,
         streams_of_caller=0,
         arriving=16,
+        arriving_large=4,
         n_bytes=16 * 2**20,
         patience_s=2.0,
         all_calls=8192,
@@ -63,6 +68,7 @@ LIMITS: Mapping[Lane, LaneLimits] = {
         streams=256,
         streams_of_caller=256,
         arriving=8,
+        arriving_large=1,  # to be refused
         n_bytes=2 * 2**20,
         patience_s=1.0,
         all_calls=2048,
@@ -73,6 +79,7 @@ LIMITS: Mapping[Lane, LaneLimits] = {
         streams=256,
         streams_of_caller=16,
         arriving=16,
+        arriving_large=1,
         n_bytes=2**20,
         patience_s=0.0,
         all_calls=512,
@@ -90,13 +97,14 @@ _RATES = (1e-6, 1e6)
 class ProjectShare:
     """What one project uses of one lane now. It belongs to one event loop."""
 
-    def __init__(self, limits: LaneLimits, arrival_s: float) -> None:
-        """Holds the project to `limits`, and each message to `arrival_s`."""
+    def __init__(self, limits: LaneLimits, arrival_s: float, large: LargeMessages) -> None:
+        """Holds the project to `limits`, and each message to `arrival_s`; `large` is what all projects share."""
         self._limits = limits
         self.calls = self.streams = self.n_bytes = 0
         """Calls, streams and bytes in use now."""
-        self.arrivals = Arrivals(limits.arriving, arrival_s, limits.patience_s)
-        """Admits the messages that may be on their way."""
+        self._arrivals = Arrivals(limits.arriving, arrival_s, limits.patience_s)
+        self._large_arrivals = Arrivals(limits.arriving_large, arrival_s, limits.patience_s)
+        self._large = large
         self._streams_of: Counter[Hashable] = Counter()
         """Streams by their callers."""
         self._rate: float | None = None
@@ -127,16 +135,31 @@ class ProjectShare:
                 self._streams_of[source] -= 1
                 self._streams_of += Counter()  # drops callers that have none left
 
+    def arrivals(self, connection: Hashable) -> Arrivals:
+        """Admits the messages that may be on their way, of such a connection."""
+        return self._large_arrivals if self._large.expected_of(connection) else self._arrivals
+
+    async def work(self, connection: Hashable, n_bytes: int) -> AbstractContextManager[None]:
+        """The work on a request of a connection, once there is room for it; a context, to be entered at once.
+
+        Raises: RateError: there is no room. The context itself: the project has too many requests.
+        """
+        await self._large.take_room(connection, n_bytes)
+        return self._working(n_bytes)
+
     @contextlib.contextmanager
-    def memory(self, n_bytes: int) -> Iterator[None]:
-        """A request that is being worked on. Raises: RateError: there is too much of them."""
-        if self.n_bytes + n_bytes > self._limits.n_bytes:
-            raise RateError(f"requests of {self.n_bytes} bytes are being worked on", BUSY_RETRY_S)
-        self.n_bytes += n_bytes
+    def _working(self, n_bytes: int) -> Iterator[None]:
+        began = time.monotonic()
         try:
-            yield
+            if self.n_bytes + n_bytes > self._limits.n_bytes:
+                raise RateError(f"requests of {self.n_bytes} bytes are being worked on", BUSY_RETRY_S)
+            self.n_bytes += n_bytes
+            try:
+                yield
+            finally:
+                self.n_bytes -= n_bytes
         finally:
-            self.n_bytes -= n_bytes
+            self._large.give_back_room(n_bytes, time.monotonic() - began)
 
     def _check_rate(self, caller: Principal, now: float) -> None:
         rate = caller.max_calls_per_s
@@ -171,6 +194,7 @@ class Shares:
     ) -> None:
         """Holds every project to `limits`, and each message to `arrival_s`; `clock` measures rates, in seconds."""
         self._clock, self._limits, self._arrival_s = clock, limits, arrival_s
+        self._large = LargeMessages()
         self._shares: dict[tuple[str, Lane], ProjectShare] = {}
         # Projects are made by operators, so there are few.
         self._n_calls = dict.fromkeys(Lane, 0)
@@ -195,7 +219,7 @@ class Shares:
             raise RateError(f"{self._limits[lane].all_calls} calls of all projects are open", BUSY_RETRY_S)
         key = caller.project, lane
         if (share := self._shares.get(key)) is None:
-            share = self._shares[key] = ProjectShare(self._limits[lane], self._arrival_s)
+            share = self._shares[key] = ProjectShare(self._limits[lane], self._arrival_s, self._large)
         with share.call(caller, self._clock(), streams=streams, source=source):
             self._n_calls[lane] += 1
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import ssl
 import stat
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 
 import grpc
 import structlog
+from lrpilot.wire.bounded_file import SMALL_BYTES, read_whole
 
 from tuner_server.core.errors import InvalidInputError, TunerError
 
@@ -33,8 +35,8 @@ class TlsFiles:
         Raises:
             InvalidInputError: one can't be used; the message names the setting.
         """
-        key, cert = _content("tls_key", self.key), _content("tls_cert", self.cert)
-        client_ca = None if self.client_ca is None else _content("tls_client_ca", self.client_ca)
+        key, cert = content("tls_key", self.key), content("tls_cert", self.cert)
+        client_ca = None if self.client_ca is None else content("tls_client_ca", self.client_ca)
         if self.key.stat().st_mode & stat.S_IRWXO:
             # As ssh does. The group may read it: that is how Kubernetes gives a secret to a user who is not root.
             raise InvalidInputError.of("tls_key", f"{self.key} can be read by all users: chmod o= {self.key}")
@@ -118,9 +120,12 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     return first
 
 
-def _content(setting: str, path: Path) -> bytes:
+def content(setting: str, path: Path) -> bytes:
+    """What one of the files holds, which is read again whenever it may have been renewed. Raises: InvalidInputError."""
     try:
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return read_whole(path, SMALL_BYTES)
     except OSError as error:
         raise InvalidInputError.of(setting, f"{path}: {error.strerror}") from error
 

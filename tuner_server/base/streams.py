@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -12,6 +13,8 @@ import time
 from lrpilot.wire.text.plain_text import plain
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+_closed: set[int] = set()
+"""Those that were closed when the process began."""
 SAY_S = 1.0
 """Seconds that a line may take whose reader has stopped reading."""
 
@@ -26,6 +29,7 @@ def make_usable() -> None:
         try:
             os.fstat(number)
         except OSError:
+            _closed.add(number)
             opened = os.open(os.devnull, os.O_RDONLY if number == STDIN else os.O_WRONLY)
             if opened != number:
                 os.dup2(opened, number)
@@ -38,6 +42,18 @@ def make_usable() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError):  # a file became a pipe, which a fork before us may have done
                 stream.reconfigure(errors="replace")
+
+
+def raise_if_closed(number: int) -> None:
+    """Raises: OSError: the descriptor was closed when the process began, so that what is written to it is lost."""
+    if number in _closed:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def write_no_more() -> None:
+    """Drops what is left in the buffer of standard output, which would fail again at the end of the interpreter."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(number: int, line: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import sys
@@ -63,11 +62,11 @@ def main() -> NoReturn:
         bad_input = isinstance(error, InvalidInputError | NotFoundError | RefusedError | ScheduleError | ValueError)
         sys.exit(2 if bad_input else 1)
     except BrokenPipeError:  # whoever read our output has seen enough
-        _write_no_more()
+        streams.write_no_more()
         sys.exit(0)
     except OSError as error:  # a full disk that our output goes to, a working directory that is gone
         streams.complain(f"lrpilot: {error.filename or 'output'}: {error.strerror or error}")
-        _write_no_more()
+        streams.write_no_more()
         sys.exit(1)
     sys.exit(code or 0)
 
@@ -80,12 +79,6 @@ def _refuse_other_bytes() -> None:
     for name, value in os.environ.items():
         if name.startswith(PREFIX) and not is_text(value):
             raise InvalidInputError.of(name, "must be UTF-8")
-
-
-def _write_no_more() -> None:
-    """Drops what is left in the buffer of standard output, which would fail again at the end of the interpreter."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong(error: typer.TyperException) -> str:

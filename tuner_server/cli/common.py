@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 import typer
 from lrpilot.credentials import Credentials
+from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
@@ -130,10 +131,13 @@ def saved_schedule(job: str) -> Schedule | None:
 
     Raises:
         InvalidInputError: it is a path, where there is no file.
-        ScheduleError: the file is no schedule's.
+        ScheduleError: the file is no schedule's, or can't be read.
     """
     if Path(job).is_file():
-        return Schedule.load(job)
+        try:
+            return Schedule.load(job)
+        except OSError as error:
+            raise ScheduleError(f"{job}: {error.strerror}") from error
     if Path(job).name != job or Path(job).suffix == ".json":
         raise InvalidInputError.of("job", f"there is no file {job}; `lrpilot export` writes one")
     return None

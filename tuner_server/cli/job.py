@@ -17,7 +17,7 @@ from lrpilot.wire.unsearched import probe_steps
 from rich.table import Table
 from rich.text import Text
 
-from tuner_server.base.terminal import Terminal, say
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     SHORT_ID,
     TIMEOUT_S,
@@ -37,6 +37,7 @@ from tuner_server.cli.common import (
     vitals_now,
     writing,
 )
+from tuner_server.cli.telling import tell_done
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job.life import Life
 
@@ -88,7 +89,7 @@ def stretch(
     stretched = schedule.stretched(steps, length_exponent=length_exponent)
     with writing(output):
         stretched.save(output)
-    print(f"{output}: {schedule.n_steps} steps stretched to {stretched.n_steps}")
+    tell_done(f"{output}: {schedule.n_steps} steps stretched to {stretched.n_steps}")
 
 
 @app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")
@@ -183,10 +184,7 @@ def _confirm(job: pb.Job) -> None:
 
 
 def _tell(job: pb.Job, what: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(json_format.MessageToDict(job))
-    else:
-        say(f"{job.id} {what}")
+    tell_done(f"{job.id} {what}", json_format.MessageToDict(job) if as_json else None)
 
 
 def facts_table(job: pb.Job) -> Table:

@@ -35,6 +35,7 @@ from tuner_server.cli.common import (
     unsearched,
     vitals_now,
 )
+from tuner_server.cli.telling import tell_done
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN
 from tuner_server.process.settings import CONFIG, load, variable
@@ -105,12 +106,16 @@ def prune(
     silent_after_s and abandoned_after_s say, from the environment or the file, as for servers.
     """
     from tuner_server.storage import Database, DeadJobs, open_storage  # brings SQLAlchemy
+    from tuner_server.storage.access import open_access
     from tuner_server.storage.compaction import compact
 
     settings = load({CONFIG: config}, os.environ).settings
     url, now = db or settings.db, utc_now()
     dead = DeadJobs(_days_before(now, older_than), now, project, silent)
     pruned: Counter[str] = Counter()
+    if project is not None:
+        with open_access(url) as access:
+            access.project(project)  # which there is, or a typing error would look like nothing to do
     with open_storage(url, limits=settings.life_limits) as storage:
         if dry_run:
             print(f"{_counted(storage.prunable(dead), 'would be deleted')}")
@@ -122,7 +127,7 @@ def prune(
         return
     with Database(url) as database:
         done = compact(database, rewrite=False)
-    print(f"{_counted(pruned, 'deleted')}; {done}")
+    tell_done(f"{_counted(pruned, 'deleted')}; {done}")
 
 
 def _days_before(now: datetime.datetime, days: float) -> datetime.datetime:

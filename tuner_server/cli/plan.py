@@ -13,8 +13,8 @@ from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.messages.plan_changes import SCALINGS
 from lrpilot.wire.plan_change import BatchScaling
 
-from tuner_server.base.terminal import say
-from tuner_server.cli.common import TIMEOUT_S, JobArgument, JsonOption, ServerOption, connected, print_json, resolve
+from tuner_server.cli.common import TIMEOUT_S, JobArgument, JsonOption, ServerOption, connected, resolve
+from tuner_server.cli.telling import tell_done
 
 WHEN = "It takes effect with the job's next report on steps that stay."
 """What every one of these commands says of its job."""
@@ -89,7 +89,4 @@ def _asked(tuner: GrpcTransport, job_id: str, change: pb.PlanChange) -> pb.Job:
 
 
 def _tell(job: pb.Job, what: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(json_format.MessageToDict(job))
-    else:
-        say(f"{job.id} {what}. {WHEN}")
+    tell_done(f"{job.id} {what}. {WHEN}", json_format.MessageToDict(job) if as_json else None)

@@ -32,6 +32,7 @@ from tuner_server.process.allocation import give_back_memory
 from tuner_server.process.health_monitor import HealthMonitor
 from tuner_server.process.reloading import SettingsSource, tls_files
 from tuner_server.process.settings import ServerSettings
+from tuner_server.process.sweeper import Sweeper
 from tuner_server.process.upkeep import Upkeep
 from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
@@ -142,6 +143,7 @@ async def run(
         if settings.otlp_endpoint is not None:
             observer = tracer = stack.enter_context(_tracing(settings.otlp_endpoint, observer))
         service = stack.enter_context(TunerService(storage, observer=observer))
+        stack.enter_context(Sweeper(storage))
         monitor = stack.enter_context(contextlib.closing(HealthMonitor(storage, service.pipeline, metrics)))
         authenticator = _authenticator(settings, stack)
         authentication = [] if authenticator is None else [Authentication(authenticator)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
+from lrpilot.wire.bounded_file import SMALL_BYTES, read_whole
 from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
@@ -238,7 +239,7 @@ def flag(name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A file's settings. Raises: InvalidInputError."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(read_whole(path, SMALL_BYTES).decode("utf-8"))
     except OSError as error:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8

@@ -48,11 +48,7 @@ async def streamed(responses: AsyncIterator[Any] | Awaitable[None]) -> AsyncGene
 
 
 async def refuse(context: Context, error: TunerError) -> NoReturn:
-    """Ends an RPC with the status of an error.
-
-    gRPC keeps what `abort` raises in a cycle with the call. So nothing large may hang on it: call this outside of
-    `except`, from functions that have let go of the request.
-    """
+    """Ends an RPC with the status of an error."""
     if code_of(error) in _OURS:
         FAILURES.because(error)
     error.bare()

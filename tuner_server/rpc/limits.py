@@ -29,6 +29,9 @@ MAX_ANSWER_BYTES = 64 * 2**20
 """The size of an answer: the full history of a run of a million steps is some 10 MB."""
 MAX_METADATA_BYTES = 16 * 2**10
 """The size of a call's headers: a token is 60 bytes long, proxies and tracers add some hundreds."""
+MAX_UNREAD_BYTES = 2**16
+"""What a call may send before its message is asked for: nearly every message is smaller. The rest of a larger one is
+let in at once when it has its place."""
 MAX_UNKNOWN_CALLS = 1024
 """Calls whose token is being looked up, beside those of all lanes."""
 MAX_CONCURRENT_CALLS = sum(limits.all_calls for limits in LIMITS.values()) + MAX_UNKNOWN_CALLS
@@ -39,6 +42,9 @@ LIMIT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_concurrent_streams", LIMITS[Lane.TRAINING].calls),
+    ("grpc.http2.lookahead_bytes", MAX_UNREAD_BYTES),
+    # Otherwise it has callers send ahead as much as their line takes, which is megabytes for each call that waits.
+    ("grpc.http2.bdp_probe", 0),
 ]
 """Options of the gRPC server."""
 _LARGEST = {f"/{_SERVICE}/Advance": MAX_REPORT_BYTES}
@@ -89,13 +95,15 @@ class CallLimits(grpc.aio.ServerInterceptor):
         behavior: Any = call.handler.unary_unary  # there is no RPC that streams requests and has one answer
 
         async def answer(_requests: AsyncIterator[bytes], context: Context) -> Any:
-            source = call.source(context)
+            source, connection = call.source(context), context.peer()
             try:
                 with self._shares.call(call.caller, call.lane, streams=False, source=source) as share:
-                    message = _only(await _arrived(share, context, source, call.largest))
-                    with share.memory(len(message)):
+                    async with share.arrivals(connection).place(source):
+                        message = _only(await _read(context, call.largest))
+                        work = await share.work(connection, len(message))
+                    with work:
                         answered = behavior(_parsed(call.handler, message), context)
-                        del message  # see `refuse`: what ends the call would keep it
+                        del message  # what was read of it is enough
                         return await answered
             except TunerError as error:
                 refused = error
@@ -148,16 +156,24 @@ def _only(message: bytes | None) -> bytes:
 
 
 async def _arrived(share: ProjectShare, context: Context, source: Hashable, largest: int) -> bytes | None:
-    """The next message of a call; None: there is no more.
-
-    Not from the iterator of requests, which would keep it.
+    """The next message of a stream; None: there is no more.
 
     Raises:
         InvalidInputError: it did not arrive in time, or is too large.
         RateError: it did not arrive in time for others that wait.
     """
-    async with share.arrivals.place(source):
-        message = await context.read()
+    async with share.arrivals(context.peer()).place(source):
+        return await _read(context, largest)
+
+
+async def _read(context: Context, largest: int) -> bytes | None:
+    """The next message of a call; None: there is no more.
+
+    Not from the iterator of requests, which would keep it.
+
+    Raises: InvalidInputError: it is too large.
+    """
+    message = await context.read()
     if message is grpc.aio.EOF:
         return None
     assert isinstance(message, bytes)

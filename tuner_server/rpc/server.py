@@ -17,6 +17,7 @@ from lrpilot.wire.limits import HEARTBEAT_S
 from tuner_server.base.address import Address, bound
 from tuner_server.rpc.connection_guard import ConnectionGuard
 from tuner_server.rpc.limits import LIMIT_OPTIONS, MAX_CONCURRENT_CALLS
+from tuner_server.rpc.released_calls import ReleasedCalls
 from tuner_server.rpc.servicer import Servicer
 from tuner_server.service.tuner_service import TunerService
 
@@ -95,7 +96,7 @@ class Server:
         self._guard = ConnectionGuard(connections.most)
         self._guarding: asyncio.Task[NoReturn] | None = None
         self._server = grpc.aio.server(
-            interceptors=(*interceptors, self._guard),
+            interceptors=(ReleasedCalls(), *interceptors, self._guard),
             options=[*LIMIT_OPTIONS, *connections.options(), ("grpc.so_reuseport", int(shares_port))],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )

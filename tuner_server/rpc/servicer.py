@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 import grpc.aio
@@ -21,7 +22,7 @@ from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.core.job.life import Life, Shown
-from tuner_server.core.messages import MAX_REQUEST_ID
+from tuner_server.core.messages import MAX_MEASURES, MAX_REQUEST_ID, Directive, Report
 from tuner_server.rpc import convert, plan_messages, schedule_messages, untrusted
 from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
@@ -41,8 +42,8 @@ MAX_SCHEDULE_BYTES = 16 * 2**20
 """The largest schedule that is one answer: that of a run of some four million steps."""
 STALL_S = 30.0
 """How long a message of a schedule waits for its reader to take it."""
-LARGE_REPORT_BYTES = 64 * 2**10
-"""The size from which on a report is read in a thread, so that the event loop never stands still for long."""
+MANY_NUMBERS = 16_000
+"""The losses and measures from which on a report is read in a thread."""
 
 UNFORESEEN = "internal error; the server's log has it"
 """What a client is told of a fault of ours."""
@@ -70,7 +71,6 @@ def unary(
         except Exception as error:
             FAILURES.unforeseen(error)
             return await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
-        del request  # see `refuse`
         return await refuse(context, refused)
 
     return call
@@ -148,12 +148,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
-        if request.ByteSize() > LARGE_REPORT_BYTES:
-            report = await self._write(convert.report_from_pb, request.report)
-        else:
+        project, job_id, resume_id = CALLER.get().project, convert.job_id(request.job_id), _resume_id(request)
+
+        def handed_on() -> tuple[Report, Future[Directive]]:
             report = convert.report_from_pb(request.report)
-        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        answer = self._service.advance(CALLER.get().project, job_id, report, resume_id)
+            return report, self._service.advance(project, job_id, report, resume_id)
+
+        if _n_numbers(request.report) > MANY_NUMBERS:  # in a thread, so that the event loop never stands still for long
+            report, answer = await self._write(contextvars.copy_context().run, handed_on)
+        else:
+            report, answer = handed_on()
         directive = await asyncio.wrap_future(answer)
         structlog.contextvars.bind_contextvars(  # for the line and the span of this call
             report=report.directive_number,
@@ -333,6 +337,11 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+
+
+def _n_numbers(report: pb.Report) -> int:
+    """How many losses and measures a report has, of as many measures as there may be."""
+    return len(report.losses) + sum(len(measure.values) for measure in report.measures[:MAX_MEASURES])
 
 
 async def _called(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 from tuner_server.core.errors import OverloadError, PreconditionError, StorageError, TunerError
 from tuner_server.core.faults import described
 from tuner_server.core.job import lockstep
+from tuner_server.core.job.life import Life
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Transition
 from tuner_server.core.messages import Directive, Report
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.job_cache import JobCache
 from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
+from tuner_server.service.revival import revived
 from tuner_server.storage import Change, Storage, StoredJob
 
 MAX_GROUP = 128
@@ -74,6 +76,11 @@ class _Searching:
 
 def _job_of(item: _Pending | _Searching) -> str:
     return item.job_id
+
+
+def _ends(decided: Transition | PendingSearch) -> bool:
+    """Whether a job takes no place any more, after what a report led to."""
+    return isinstance(decided, Transition) and not decided.state.status.live
 
 
 def _overtaken(pending: _Pending) -> PreconditionError:
@@ -133,6 +140,7 @@ class ReportPipeline:
             PreconditionError: the report has a wrong number, or differs from the one that was taken under it; or
                 another client has taken the job back since its own did.
             InvalidInputError: the report contradicts its directive.
+            QuotaError: its client was away, and its project has no place for it now.
             StorageError: the database can't be used, or too much is waiting for it.
         """
         pending = _Pending(project, job_id, report, fingerprint, resume_id, Future(), self._observer.origin())
@@ -192,13 +200,20 @@ class ReportPipeline:
     def _decide_one(self, pending: _Pending) -> tuple[StoredJob, Transition | PendingSearch | Directive]:
         """What a report leads to. No refusal is founded on a cached state that may be old."""
         cached = self._cache.get(pending.job_id)
-        if cached is not None:
+        if cached is not None and self._is_alive(cached):
             try:
                 return cached, self._decide_from(cached, pending)
             except TunerError:
                 self._cache.forget(pending.job_id)
         stored = self._storage.load(pending.job_id)
-        return stored, self._decide_from(stored, pending)
+        decided = self._decide_from(stored, pending)
+        if not (isinstance(decided, Directive) or _ends(decided)):
+            revived(self._storage, stored, self._now())
+        return stored, decided
+
+    def _is_alive(self, stored: StoredJob) -> bool:
+        """Whether a job's client was there until now, so that the job has its place already."""
+        return self._storage.life_limits.vitals(stored.state.status, stored.signs, self._now()).life is Life.ALIVE
 
     def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from tuner_server.base.closing import Closing
-from tuner_server.core.errors import TunerError
+from tuner_server.core.errors import QuotaError, TunerError
+from tuner_server.service.revival import revived
 from tuner_server.storage import Storage
 
 INTERVAL_S = 5.0
@@ -83,7 +85,7 @@ class SignWriter(Closing):
         waiting = [((project, giver), at) for project, signs in gathered.items() for giver, at in signs.items()]
         try:
             while waiting:
-                self._storage.sign(self._present(waiting[-MAX_WRITTEN:]))
+                self._note(waiting[-MAX_WRITTEN:])
                 del waiting[-MAX_WRITTEN:]
             self._failed = False
         except Exception as error:
@@ -92,14 +94,23 @@ class SignWriter(Closing):
             self._failed = True
             self._keep(waiting)
 
-    def _present(self, signs: Sequence[Sign]) -> dict[tuple[str, str], datetime.datetime]:
-        """The times of those signs that come from whoever has the job now, by project and job.
+    def _note(self, signs: Sequence[Sign]) -> None:
+        """Writes those signs that come from whoever has the job now.
 
-        Whoever takes a job back between this and the writing has given a later sign by that.
+        Whoever takes a job back between the look and the writing has given a later sign by that. Clients that were away
+        come back as far as their projects have room; the others stay what they are, and give further signs.
         """
         jobs = self._storage.load_all({job_id for (_, (job_id, _)), _ in signs})
-        owners = {(job.project, (job.id, job.state.resumed_as)) for job in jobs}
-        return {(project, giver[0]): at for (project, giver), at in signs if (project, giver) in owners}
+        owned = {(job.project, (job.id, job.state.resumed_as)): job for job in jobs}
+        present = {}
+        for (project, giver), at in signs:
+            job = owned.get((project, giver))
+            if job is None:
+                continue
+            with contextlib.suppress(QuotaError):
+                if not revived(self._storage, job, at):
+                    present[project, job.id] = at
+        self._storage.sign(present)
 
     def _keep(self, waiting: Iterable[Sign]) -> None:
         """Takes back signs that could not be written, but for those of which there are newer ones by now."""

@@ -40,10 +40,13 @@ from tuner_server.service.long_reads import LongReads
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.replays import Replay, Replays
+from tuner_server.service.revival import revived
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.storage import JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
 MAX_REQUEST_ID = 200
+DIGESTED_AT_ONCE = 10_000
+"""Numbers of a report that go into its digest together: a millisecond's work."""
 RESUMES_KEPT = 100
 """Names of requests to take a job back that are known again: those of the latest ones."""
 FAMILY_JOBS = 20
@@ -105,7 +108,7 @@ class TunerService(Closing):
         Raises:
             InvalidInputError: the config is refused.
             ConflictError: the request id was used with another config.
-            QuotaError: the project has as many jobs whose client is there as it may have.
+            QuotaError: the project has as many jobs whose client is there as it may have, and this is none of them.
         """
         if not 0 < len(request_id) <= MAX_REQUEST_ID or refusal(request_id):
             raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} visible characters, a UUID is usual")
@@ -113,7 +116,7 @@ class TunerService(Closing):
         job_id = uuid.uuid4().hex
         stored = self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
         if stored.id != job_id:  # it was opened before; somebody asks again
-            self._storage.sign({(project, stored.id): self._now()})
+            self._heard_of(stored)
         return stored
 
     def advance(self, project: str, job_id: str, report: Report, resume_id: str = "") -> Future[Directive]:
@@ -153,6 +156,7 @@ class TunerService(Closing):
             PreconditionError: that directive was never issued, or this version of the code decides otherwise than
                 the one that issued it; or the request came before, and the job has gone on since.
             BusyError: another long job is being taken back.
+            QuotaError: its client was away, and its project has no place for it now.
         """
         replay = Replay(number)
 
@@ -161,7 +165,7 @@ class TunerService(Closing):
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
             if number == outstanding and resume_id == stored.state.resumed_as:
-                self._storage.sign({(project, job_id): self._now()})
+                self._heard_of(stored)
                 return stored
             if resume_id and resume_id in stored.state.resume_ids:
                 raise PreconditionError(f"resume_id: job {job_id} has gone on since this request came first")
@@ -325,6 +329,12 @@ class TunerService(Closing):
         """Checks that the database answers. Raises: StorageError."""
         self._storage.ping()
 
+    def _heard_of(self, stored: StoredJob) -> None:
+        """Takes a sign of a job's client, now. Raises: QuotaError: it was away, and its project has no place for it."""
+        now = self._now()
+        if not revived(self._storage, stored, now):
+            self._storage.sign({(stored.project, stored.id): now})
+
     def _changed(self, project: str, job_id: str, change: Callable[[StoredJob], StoredJob]) -> StoredJob:
         """A job after a change, which is tried again on what is there whenever a report came in between.
 
@@ -367,9 +377,11 @@ def fingerprint(value: Value) -> bytes:
     """A digest that equal values share, and no others."""
     digest = hashlib.sha256()
     if isinstance(value, Report):
-        # Thousands of numbers: their bytes are a tenth of the work that their digits are.
+        # Thousands of numbers: their bytes are a tenth of the work that their digits are. Of millions some at a
+        # time: other threads have their turns in between.
         for numbers in (value.losses, *(value.measures[name] for name in sorted(value.measures))):
-            digest.update(array.array("d", numbers).tobytes())
+            for begin in range(0, len(numbers), DIGESTED_AT_ONCE):
+                digest.update(array.array("d", numbers[begin : begin + DIGESTED_AT_ONCE]).tobytes())
         lengths = {name: len(values) for name, values in value.measures.items()}
         fields = value.model_dump(mode="json", exclude={"losses", "measures"}) | {"losses": [], "measures": lengths}
     else:

@@ -1,12 +1,9 @@
 """Keeps jobs. `open_storage(url)` is the way in."""
 
 from tuner_server.storage.base import (
-    ALL_JOBS,
     Backup,
     Change,
-    DeadJobs,
     Entry,
-    JobFilter,
     Page,
     Storage,
     StoredAnswer,
@@ -17,6 +14,7 @@ from tuner_server.storage.base import (
 from tuner_server.storage.codec import Series
 from tuner_server.storage.database import Database
 from tuner_server.storage.history import History, KnownHistory, StoredHistory
+from tuner_server.storage.job_choice import ALL_JOBS, DeadJobs, JobFilter
 from tuner_server.storage.schema import Upgrade, current_version, open_storage, upgrade_schema
 
 __all__ = [

@@ -88,7 +88,14 @@ class AccessStorage(Closing):
             connection.execute(sa.insert(TokenRow).values(values))
 
     def tokens(self, project: str | None = None) -> list[TokenRecord]:
-        """The tokens of a project, or of all, oldest first. Raises: StorageError."""
+        """The tokens of a project, or of all, oldest first.
+
+        Raises:
+            InvalidInputError: there is no such project.
+            StorageError: the database can't be used.
+        """
+        if project is not None:
+            self.project(project)
         query = sa.select(*_TOKEN).order_by(TokenRow.project, TokenRow.create_time, TokenRow.id)
         if project is not None:
             query = query.where(TokenRow.project == project)
@@ -110,6 +117,11 @@ class AccessStorage(Closing):
         if row is None:
             raise InvalidInputError.of("token", f"no token has the id {token_id!r}; `lrpilot tokens list` shows them")
         return _token(row)
+
+    def delete_token(self, token_id: str) -> None:
+        """Takes a token back that nobody has. Raises: StorageError."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(TokenRow).where(TokenRow.id == token_id))
 
     def find(self, token_id: str) -> Grant | None:
         """The token of that id with its project's limits, if there is one. Raises: StorageError."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -25,10 +25,11 @@ import numpy as np
 
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
-from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs
+from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement, Report, Validation
 from tuner_server.storage.codec import Series
+from tuner_server.storage.job_choice import ALL_JOBS, DeadJobs, JobFilter
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,39 +147,6 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class JobFilter:
-    """Which jobs of a project are asked for."""
-
-    shown: Shown = ALL_SHOWN
-    """By what is said of them."""
-    as_of: datetime | None = None
-    """The time at which lives are looked at, aware; needed with `shown`."""
-    family: str | None = None
-    """Only jobs of this family; None: all."""
-    called: str = ""
-    """Only jobs of this name, or whose ids begin so; empty: all."""
-
-
-ALL_JOBS = JobFilter()
-HALF_DELETED = "half deleted"
-"""What is said of a job that is gone, but whose history still takes space: its deletion was interrupted, or goes on."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeadJobs:
-    """Jobs that nobody works on: that have ended, were left, or are abandoned."""
-
-    unchanged_since: datetime
-    """Only jobs that have neither changed nor given a sign since; aware."""
-    as_of: datetime
-    """The time at which lives are looked at; aware."""
-    project: str | None = None
-    """Only jobs of this project; None: of all."""
-    silent: bool = False
-    """Also jobs whose client is silent, though not for so long that they are abandoned."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class StoredVersion:
     """What of a job tells whether it has changed."""
 
@@ -286,8 +254,29 @@ class Storage(Closing):
         """
 
     @abc.abstractmethod
+    def has_quota(self, project: str) -> bool:
+        """Whether a project may have only so many jobs whose client is there."""
+
+    @abc.abstractmethod
+    def revive(self, project: str, job_id: str, at: datetime) -> None:
+        """Notes a sign of a client that was away, as `sign` does, if its project has room for one more job.
+
+        Args:
+            project: the one that the job belongs to.
+            job_id: the job.
+            at: the time of the sign, aware.
+
+        Raises:
+            NotFoundError: no such project.
+            QuotaError: the project has as many jobs whose client is there as it may have, besides this one.
+        """
+
+    @abc.abstractmethod
     def leave(self, job: StoredJob, now: datetime) -> None:
-        """Notes that a job's client has left. Raises: ConflictError when the job has changed since `job` was loaded."""
+        """Notes that a job's client has left, which makes another version of the job: whoever has it is not there.
+
+        Raises: ConflictError when the job has changed since `job` was loaded.
+        """
 
     @abc.abstractmethod
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
@@ -297,6 +286,7 @@ class Storage(Closing):
 
         Raises:
             ConflictError: the job has changed since `job` was loaded.
+            QuotaError: its client was away, or it had ended, and its project has no place for it now.
         """
 
     @abc.abstractmethod
@@ -370,6 +360,14 @@ class Storage(Closing):
 
         Returns:
             How many were deleted, by what is said of them in a word (`core.job.life.shown_word`, or `HALF_DELETED`).
+        """
+
+    @abc.abstractmethod
+    def sweep(self, check: Callable[[], None]) -> int:
+        """Deletes what interrupted deletions have left of jobs, which nobody sees any more. How many jobs it was.
+
+        Args:
+            check: raises as soon as it is to end; called before every transaction.
         """
 
     @abc.abstractmethod

@@ -5,14 +5,15 @@ now and then, and would hardly find it between transactions that follow at once:
 
 A job goes in one transaction, for everybody. Where its history is larger than one transaction may delete, that one
 makes it `GONE`, under the locks and conditions of any deletion, and the entries follow from their end, the row with
-the last of them. An interruption leaves a row that nobody sees, and that the next pruning takes.
+the last of them. An interruption leaves a row that nobody sees, and that the next pruning takes, or a server
+when it looks for such rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
@@ -25,31 +26,37 @@ BYTES_AT_ONCE = 32 * 2**20
 """Bytes of losses and measures that one transaction deletes, unless one report alone has more."""
 
 
-def delete_jobs(database: Database, chosen: sa.Select[str], limit: int) -> int:
+def delete_jobs(
+    database: Database, chosen: sa.Select[str], limit: int, check: Callable[[], None] = lambda: None
+) -> int:
     """Deletes jobs with their histories.
 
     Args:
         database: that of the jobs.
         chosen: the ids of all that are to go, in order; asked again in every transaction that takes some of them.
         limit: how many at most.
+        check: raises where no more is to be deleted; called before every transaction.
 
     Returns:
         How many were deleted.
 
     Raises:
         StorageError: the database can't be used. What was deleted until then is.
+        And what `check` raises.
     """
     n_deleted = 0
     while n_deleted < limit:
+        check()
         with _turn(database) as connection:
-            ids = connection.execute(chosen.limit(limit - n_deleted).with_for_update(skip_locked=True)).scalars().all()
+            n_most = min(limit - n_deleted, ENTRIES_AT_ONCE)  # each has an entry at least
+            ids = connection.execute(chosen.limit(n_most).with_for_update(skip_locked=True)).scalars().all()
             if not ids:
                 break
             n_whole = _delete_whole(connection, ids)
             if not n_whole:
                 _make_gone(connection, ids[0])
         if not n_whole:
-            _delete_in_parts(database, ids[0])
+            _delete_in_parts(database, ids[0], check)
         n_deleted += n_whole or 1
     return n_deleted
 
@@ -91,10 +98,11 @@ def _make_gone(connection: sa.Connection, job_id: str) -> None:
     connection.execute(sa.update(JobRow).where(JobRow.id == job_id).values(gone))
 
 
-def _delete_in_parts(database: Database, job_id: str) -> None:
+def _delete_in_parts(database: Database, job_id: str, check: Callable[[], None]) -> None:
     """Deletes the rows of a job that is gone; another process may be at it too."""
     locked = sa.select(JobRow.id).where(JobRow.id == job_id, JobRow.status == GONE).with_for_update()
     while True:
+        check()
         with _turn(database) as connection:
             if connection.execute(locked).one_or_none() is None or _delete_whole(connection, [job_id]):
                 return

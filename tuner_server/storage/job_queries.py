@@ -14,7 +14,7 @@ from lrpilot.wire.text.job_names import id_beginning
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job.life import Life, LifeLimits, shown_word
 from tuner_server.core.job.state import Status
-from tuner_server.storage.base import HALF_DELETED, DeadJobs, JobFilter
+from tuner_server.storage.job_choice import HALF_DELETED, DeadJobs, JobFilter
 from tuner_server.storage.tables import GONE, THERE, JobRow, ProjectRow, UtcDateTime
 
 _LIVE = [status.value for status in Status if status.live]
@@ -74,10 +74,19 @@ def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:
     return sa.select(JobRow.status, life, sa.func.count()).where(JobRow.status.in_(_LIVE)).group_by(JobRow.status, life)
 
 
-def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now: datetime) -> None:
+def check_quota(
+    connection: sa.Connection, project: str, limits: LifeLimits, now: datetime, *, besides: str = ""
+) -> None:
     """Whether a project may have one more job that is alive. Locks its row, so that jobs that are opened at once count.
 
     A job counts while its client is there: what nobody trains any more takes nobody's place.
+
+    Args:
+        connection: a transaction that writes.
+        project: the project.
+        limits: by which a job is alive.
+        now: the time.
+        besides: a job that does not count, as it is the one that is to be alive.
 
     Raises:
         NotFoundError: no such project.
@@ -89,7 +98,9 @@ def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now
         raise NotFoundError(f"no project has the name {project!r}")
     if found.max_alive_jobs is None:
         return
-    alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, limits, now))
+    alive = sa.select(sa.func.count()).where(
+        JobRow.project == project, _has(Life.ALIVE, limits, now), JobRow.id != besides
+    )
     if connection.execute(alive).scalar_one() >= found.max_alive_jobs:
         jobs = "1 job" if found.max_alive_jobs == 1 else f"{found.max_alive_jobs} jobs"
         raise QuotaError(f"project {project!r} has {jobs} that are alive, and may not have more")

@@ -6,7 +6,8 @@ SQLite has one writer at a time, so what a transaction is to write is worked out
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,12 +20,9 @@ from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Directive
 from tuner_server.storage import codec, job_queries, job_writes
 from tuner_server.storage.base import (
-    ALL_JOBS,
     Backup,
     Change,
-    DeadJobs,
     Entry,
-    JobFilter,
     Page,
     Storage,
     StoredAnswer,
@@ -35,8 +33,9 @@ from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
+from tuner_server.storage.job_choice import ALL_JOBS, DeadJobs, JobFilter
 from tuner_server.storage.last_backup import noted
-from tuner_server.storage.tables import THERE, EntryRow, JobRow
+from tuner_server.storage.tables import GONE, THERE, EntryRow, JobRow, ProjectRow
 from tuner_server.storage.write_check import touch
 
 _JOB = (
@@ -151,20 +150,33 @@ class SqlStorage(Storage):
     def sign(self, signs: Mapping[tuple[str, str], datetime]) -> None:
         """See `Storage`."""
         # In one order everywhere, as in `record`.
-        values = [
-            {"of_project": project, "of_job": job_id, "at": at, "far": at + self.life_limits.silent_after}
-            for (project, job_id), at in sorted(signs.items(), key=lambda item: item[0][1])
-        ]
+        values = [self._sign(*job, at) for job, at in sorted(signs.items(), key=lambda item: item[0][1])]
         if not values:
             return
         with self._database.writing() as connection:
             connection.execute(job_writes.SIGN, values)
 
+    def has_quota(self, project: str) -> bool:
+        """See `Storage`."""
+        query = sa.select(ProjectRow.name).where(ProjectRow.name == project, ProjectRow.max_alive_jobs.is_not(None))
+        with self._database.reading() as connection:
+            return connection.execute(query).one_or_none() is not None
+
+    def revive(self, project: str, job_id: str, at: datetime) -> None:
+        """See `Storage`."""
+        with self._database.writing() as connection:
+            job_queries.check_quota(connection, project, self.life_limits, at, besides=job_id)
+            connection.execute(job_writes.SIGN, self._sign(project, job_id, at))
+
+    def _sign(self, project: str, job_id: str, at: datetime) -> dict[str, Any]:
+        """The values of `job_writes.SIGN`."""
+        return {"of_project": project, "of_job": job_id, "at": at, "far": at + self.life_limits.silent_after}
+
     def leave(self, job: StoredJob, now: datetime) -> None:
         """See `Storage`."""
         values = {"of_job": job.id, "at_version": job.version, "sign_time": now, "leave_time": now}
         with self._database.writing() as connection:
-            job_writes.write_state(connection, values)
+            job_writes.write_state(connection, {**values, "version": job.version + 1})
 
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
@@ -176,7 +188,12 @@ class SqlStorage(Storage):
             .where(EntryRow.job_id == job.id, EntryRow.number == number)
             .values(dict.fromkeys(job_writes.REPORT_COLUMNS))
         )
+        takes_place = (
+            state.status.live and self.life_limits.vitals(job.state.status, job.signs, now).life is not Life.ALIVE
+        )
         with self._database.writing() as connection:
+            if takes_place:
+                job_queries.check_quota(connection, job.project, self.life_limits, now, besides=job.id)
             job_writes.write_state(connection, values)
             connection.execute(forget)
             connection.execute(reopen)
@@ -258,6 +275,10 @@ class SqlStorage(Storage):
             if n := delete_jobs(self._database, chosen, limit - sum(pruned.values())):
                 pruned[word] = n
         return pruned
+
+    def sweep(self, check: Callable[[], None]) -> int:
+        """See `Storage`."""
+        return delete_jobs(self._database, sa.select(JobRow.id).where(JobRow.status == GONE), sys.maxsize, check)
 
     def prunable(self, dead: DeadJobs) -> dict[str, int]:
         """See `Storage`."""

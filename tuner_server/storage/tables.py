@@ -105,7 +105,8 @@ class JobRow(Base):
     """Grows by one with every change."""
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
-    # No part of the version: these change with every sign of the client, and tell nothing of what was decided. The
+    # No part of the version: these change with every sign of the client, and tell nothing of what was decided. (Its
+    # leaving makes another version, so that no server takes it to be there still.) The
     # defaults are for servers of the former version, which don't know the columns.
     sign_time: Mapped[datetime] = mapped_column(server_default=sa.func.current_timestamp())
     """The last sign of life of the job's client."""

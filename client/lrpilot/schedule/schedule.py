@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lrpilot.arguments import file_path, real, shown, whole
 from lrpilot.errors import ScheduleError
 from lrpilot.schedule.output_file import output_file
+from lrpilot.wire.bounded_file import read_whole
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.text.job_names import called
@@ -116,13 +117,13 @@ class Schedule(ScheduleData):
 
         Raises:
             ScheduleError: the file is no schedule, or one of a newer format; the message says so.
-            OSError: the file can't be read.
+            OSError: the file can't be read, or has more than `LARGEST_BYTES`.
         """
-        from lrpilot.wire.schedule_file import loads
+        from lrpilot.wire.schedule_file import LARGEST_BYTES, loads
 
         file = file_path(path, error=ScheduleError)
         try:
-            return loads(file.read_bytes(), cls)
+            return loads(read_whole(file, LARGEST_BYTES), cls)
         except ScheduleError as error:
             raise ScheduleError(f"{file}: {error}") from None
 

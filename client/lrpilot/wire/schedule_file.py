@@ -25,6 +25,9 @@ S = TypeVar("S", bound=ScheduleData)
 _FORMAT = "lrpilot.schedule"
 # Raised when a reader of the version before would misread a file.
 _VERSION = 1
+LARGEST_BYTES = 2**30
+"""The largest file that is read: a schedule with the losses of forty million steps. Its numbers take
+several times that."""
 _NUMBERS_AT_ONCE = 4096
 
 

@@ -21,7 +21,7 @@ from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.backups.backup import backup
 from tuner_server.storage.backups.restore import restore
-from tuner_server.storage.base import DeadJobs
+from tuner_server.storage.job_choice import DeadJobs
 from tuner_server.storage.sql import SqlStorage
 from tuner_server.storage.tables import LastBackupRow
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tuner_server.cli.common import DbOption, default_db
+from tuner_server.cli.telling import tell_done
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def upgrade(db: DbOption = "") -> None:
     with Database(db or default_db()) as database:
         done = upgrade_schema(database)
     before = done.before or "nothing"
-    print(f"{database.label}: {'already at' if done.before == done.after else f'from {before} to'} {done.after}")
+    tell_done(f"{database.label}: {'already at' if done.before == done.after else f'from {before} to'} {done.after}")
 
 
 @app.command(epilog="Example: `lrpilot db backup -o jobs-2026-11-24.db --db sqlite:////var/lib/lrpilot/jobs.db`")
@@ -35,7 +36,7 @@ def backup(
 
     with Database(db or default_db()) as database:
         unnoted = copy(database, output)
-    print(f"{database.label}: copied to {output}, {output.stat().st_size} bytes, verified")
+    tell_done(f"{database.label}: copied to {output}, {output.stat().st_size} bytes, verified")
     if unnoted:
         print(f"lrpilot: the backup is sound, but the database could not note when it was: {unnoted}", file=sys.stderr)
 
@@ -52,7 +53,7 @@ def restore(
     with Database(db or default_db()) as database:
         former = put_back(database, file)
     kept = f"; the former database is {former}" if former else ""
-    print(f"{database.label}: restored from {file}{kept}")
+    tell_done(f"{database.label}: restored from {file}{kept}")
 
 
 @app.command(epilog="Example: `lrpilot db compact --db sqlite:////var/lib/lrpilot/jobs.db`")
@@ -65,4 +66,4 @@ def compact(db: DbOption = "") -> None:
     open_storage(url).close()
     with Database(url) as database:
         done = shrink(database)
-    print(f"{database.label}: {done}")
+    tell_done(f"{database.label}: {done}")

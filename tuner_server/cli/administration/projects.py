@@ -12,6 +12,7 @@ from rich.table import Table
 from tuner_server.base.clock import utc_now
 from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
+from tuner_server.cli.telling import tell_done
 from tuner_server.core.errors import InvalidInputError
 
 app = typer.Typer(help="Projects, to which jobs and tokens belong.", no_args_is_help=True)
@@ -46,7 +47,7 @@ def create(
     project = Project.checked(name, limits, utc_now())
     with open_access(db or default_db()) as access:
         access.create_project(project)
-    print(f"{name} created")
+    tell_done(f"{name} created")
 
 
 @app.command(epilog="Example: `lrpilot projects update vision --max-calls-per-s none`")
@@ -64,7 +65,7 @@ def update(
             limits.max_calls_per_s if max_calls_per_s is None else _calls(max_calls_per_s),
         )
         access.update_project(name, changed)
-    print(f"{name}: {_shown(changed.max_alive_jobs)} jobs alive, {_shown(changed.max_calls_per_s)} calls a second")
+    tell_done(f"{name}: {_shown(changed.max_alive_jobs)} jobs alive, {_shown(changed.max_calls_per_s)} calls a second")
 
 
 @app.command("list", epilog="Example: `lrpilot projects list --json`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +12,11 @@ from rich.table import Table
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import TokenRecord
 from tuner_server.access.token import Token
+from tuner_server.base import streams
 from tuner_server.base.clock import utc_now
 from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
+from tuner_server.cli.telling import hand_over, tell_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,19 +44,23 @@ def create(
     ] = None,
     db: DbOption = "",
 ) -> None:
-    """Make a token and print it, this once: it is not kept."""
+    """Make a token and print it, this once: it is not kept. One that can't be printed is not made."""
     from tuner_server.storage.access import open_access
 
     now = utc_now()
     expire_time = None if expires_days is None else now + datetime.timedelta(days=expires_days)
     token = Token.new()
     record = TokenRecord.issued(token, project, name, scope, now, expire_time)
-    with open_access(db or default_db()) as access:
-        access.create_token(record)
     until = f"until {expire_time:%Y-%m-%d %H:%M} UTC" if expire_time else "until it is revoked"
     scopes = ", ".join(sorted(record.scopes))
-    print(f"token {token.id} for project {project} ({scopes}), {until}; it is shown only now", file=sys.stderr)
-    print(token.text)
+    with open_access(db or default_db()) as access:
+        access.create_token(record)
+        try:
+            hand_over(token.text)
+        except BaseException:  # an interrupt too: a token that nobody has seen would open the project for as long
+            access.delete_token(token.id)
+            raise
+    streams.complain(f"token {token.id} for project {project} ({scopes}), {until}; it is shown only now")
 
 
 @app.command("list", epilog="Example: `lrpilot tokens list --project vision --json`")
@@ -84,7 +89,7 @@ def revoke(
 
     with open_access(db or default_db()) as access:
         token = access.revoke_token(token_id, utc_now())
-    print(f"{token.id} revoked")
+    tell_done(f"{token.id} revoked")
 
 
 def _facts(token: TokenRecord) -> dict[str, Any]:

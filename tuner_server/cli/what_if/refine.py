@@ -9,6 +9,7 @@ import typer
 from lrpilot.wire.limits import MAX_STEPS
 
 from tuner_server.cli.common import ServerOption, full_schedule, saved_schedule, titled, writing
+from tuner_server.cli.telling import tell_done
 from tuner_server.core.laws.optimizer_kind import OptimizerKind
 
 app = typer.Typer()
@@ -50,7 +51,7 @@ def refine(
         with writing(plot):
             draw(found, refined, titled(schedule), plot)
     files = f"{output} and {plot}" if plot else f"{output}"
-    print(
+    tell_done(
         f"{files}: {refined.n_steps} steps, peak LR {peak_lr(refined):.3g}, refined from the {found.kind.measure} of "
         f"{len(found.norms)} steps"
     )

@@ -38,6 +38,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
+        self._given_up = False
 
     def fork(self, descriptors: Sequence[int]) -> int:
         """Forks a worker.
@@ -56,6 +57,9 @@ class ForkServer:
             if self._process is None or self._process.poll() is not None:
                 self._end()
                 self._start()
+            if self._given_up:  # looked at once there is a process that `give_up` would have found
+                self._end()
+                raise OSError("no process is started any more")
             assert self._socket is not None
             try:
                 socket.send_fds(self._socket, [_FORK], descriptors)
@@ -71,7 +75,8 @@ class ForkServer:
             return int(answer)
 
     def give_up(self) -> None:
-        """Has a fork that another thread waits for fail, as at the end of the server."""
+        """Has a fork that another thread waits for fail, and all that would follow, as at the end of the server."""
+        self._given_up = True
         process = self._process
         if process is not None:
             process.kill()

@@ -85,3 +85,12 @@ def test_one_that_hangs_is_given_up(server: ForkServer) -> None:
     after = Forked(server)
     after.connection.close()
     assert after.end() == 0
+
+
+def test_a_server_that_ends_starts_no_other_process() -> None:
+    """A fork that had waited for the first one would import all that a worker needs before the server could end."""
+    with contextlib.closing(ForkServer()) as server:
+        server.give_up()
+        with pytest.raises(OSError, match="any more"):
+            Forked(server)
+        assert server._process is None

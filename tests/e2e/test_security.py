@@ -9,6 +9,7 @@ import functools
 import gc
 import socket
 import sqlite3
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -41,13 +42,15 @@ from tuner_server.access.token import Token
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.rpc.auth import SCOPES
 from tuner_server.rpc.convert import config_to_pb
-from tuner_server.rpc.limits import MAX_METADATA_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES
+from tuner_server.rpc.limits import MAX_METADATA_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES, MAX_STREAMS
 from tuner_server.rpc.status import DETAILS_KEY
 from tuner_server.storage.access import AccessStorage, open_access
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TunerService"]
 METHODS = [method.name for method in SERVICE.methods]
 CONFIG = config(800, **QUICK)
+SETTINGS_FRAME, MAX_CONCURRENT_STREAMS = 4, 3
+"""Numbers of HTTP/2 (RFC 9113, sections 6.5 and 6.5.2)."""
 Refusal = tuple[grpc.StatusCode, str]
 Metadata = tuple[tuple[str, str], ...]
 
@@ -455,6 +458,19 @@ def test_garbage_on_the_port_changes_nothing(world: World, data: bytes) -> None:
     with connected(world.server, world.ours) as stub:
         assert called(stub, "GetJob", world.request("GetJob")).job.id == world.job_id
     assert world.dump() == before
+
+
+def test_a_connection_is_told_how_many_calls_it_may_have(world: World) -> None:
+    """Headers take memory before anybody looks at them; so much of it is one connection's."""
+    host, _, port = world.server.target.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        stream = connection.makefile("rb")
+        head = stream.read(9)
+        assert head[3] == SETTINGS_FRAME
+        told = dict(struct.iter_unpack(">HI", stream.read(int.from_bytes(head[:3]))))
+    assert told[MAX_CONCURRENT_STREAMS] == MAX_STREAMS <= LIMITS[Lane.HEALTH].calls / 4
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How long a transaction on PostgreSQL may take, whoever is to blame; and what else a session has, whatever is usual."""
+"""How long a transaction on PostgreSQL may take, whoever is to blame; and what else a session has."""
 
 from __future__ import annotations
 

@@ -34,6 +34,8 @@ rabbit raven robin salmon seal shrew snail swan tiger toad trout turtle
 ANIMALS = tuple(_ANIMALS_WORDS.split())
 """Animals, one for each seven bits."""
 _NUMBERS = 1024
+_SEEN = re.compile(r"[^\s\u2800\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""A character that shows by itself: no blank, no joiner and no selector of a variant."""
 _GENERATED = re.compile(r"([a-z]+)-([a-z]+)-(\d{1,4})", re.ASCII)
 
 
@@ -41,10 +43,10 @@ def called(name: str, job_id: str) -> str:
     """What people call a job: by the name that it was given, or by the one that its id makes.
 
     Args:
-        name: the name that it was given; empty: none.
+        name: the name that it was given; empty, or nothing that can be seen: none.
         job_id: the server's id of it; empty: no server has it, and nothing is made.
     """
-    return name or generated(job_id)
+    return name if _SEEN.search(name) else generated(job_id)
 
 
 def generated(job_id: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 import socket
 import sqlite3
 import struct
@@ -573,7 +574,10 @@ def test_files_that_can_not_be_used_name_their_setting(pki: Pki, tmp_path: Path)
     open_key = tmp_path / "open.key"
     open_key.write_bytes(key.read_bytes())
     open_key.chmod(0o644)
+    pipe = tmp_path / "pipe.pem"
+    os.mkfifo(pipe)  # nobody writes into it
     for files, words in (
+        (TlsFiles(pipe, key), "tls_cert: .*pipe.pem: it is no regular file"),
         (TlsFiles(missing, key), "tls_cert: .*missing.pem: No such file"),
         (TlsFiles(cert, missing), "tls_key: .*missing.pem: No such file"),
         (TlsFiles(cert, key, missing), "tls_client_ca: .*missing.pem: No such file"),

@@ -120,6 +120,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 def _content(setting: str, path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would have its reader wait, and with it all connections
+            raise InvalidInputError.of(setting, f"{path}: it is no regular file")
         return path.read_bytes()
     except OSError as error:
         raise InvalidInputError.of(setting, f"{path}: {error.strerror}") from error

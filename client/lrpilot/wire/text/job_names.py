@@ -34,8 +34,9 @@ rabbit raven robin salmon seal shrew snail swan tiger toad trout turtle
 ANIMALS = tuple(_ANIMALS_WORDS.split())
 """Animals, one for each seven bits."""
 _NUMBERS = 1024
-_SEEN = re.compile(r"[^\s\u2800\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""A character that shows by itself: no blank, no joiner and no selector of a variant."""
+UNSEEN = "".join(map(chr, (0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000, 0x2800)))
+UNSEEN += "".join(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10))))
+"""Characters that a name may have and that don't show by themselves: blanks, joiners, selectors of variants."""
 _GENERATED = re.compile(r"([a-z]+)-([a-z]+)-(\d{1,4})", re.ASCII)
 
 
@@ -46,7 +47,7 @@ def called(name: str, job_id: str) -> str:
         name: the name that it was given; empty, or nothing that can be seen: none.
         job_id: the server's id of it; empty: no server has it, and nothing is made.
     """
-    return name if _SEEN.search(name) else generated(job_id)
+    return name if name.strip(UNSEEN) else generated(job_id)
 
 
 def generated(job_id: str) -> str:

@@ -471,7 +471,7 @@ def test_a_connection_is_told_how_many_calls_it_may_have(world: World) -> None:
         head = stream.read(9)
         assert head[3] == SETTINGS_FRAME
         told = dict(struct.iter_unpack(">HI", stream.read(int.from_bytes(head[:3]))))
-    assert told[MAX_CONCURRENT_STREAMS] == MAX_STREAMS <= LIMITS[Lane.HEALTH].calls / 4
+    assert told[MAX_CONCURRENT_STREAMS] == MAX_STREAMS <= LIMITS[Lane.HEALTH].calls / 2
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from tuner_server.base.streams import STDERR, say
+from tuner_server.ops.signals import ignore_hangup
 
 ANSWER_S = 120.0
 """Seconds for a fork; the first one waits for the imports, from a disk that may be slow."""
@@ -91,6 +92,9 @@ class ForkServer:
         with theirs:
             code = f"import sys; sys.path[:] = {sys.path!r}; "
             code += f"from tuner_server.process.forkserver import main; main({theirs.fileno()})"
+            # A terminal that closes tells all processes. It is held back until the new one ignores it: what handles a
+            # signal here would leave it the default there, which is the end.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -98,6 +102,8 @@ class ForkServer:
             except OSError:
                 ours.close()
                 raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
         ours.settimeout(ANSWER_S)
         self._socket = ours
 
@@ -119,6 +125,9 @@ def exit_code(status: int) -> int | None:
 
 def main(orders: int) -> None:
     """Obeys the owner at the other end of a socket until that is gone."""
+    ignore_hangup()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
+
     from tuner_server.process.worker import work
 
     with contextlib.closing(socket.socket(fileno=orders)) as listening:

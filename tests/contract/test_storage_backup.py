@@ -180,18 +180,21 @@ def test_a_missing_pg_dump_is_named(tmp_path: Path, postgresql_url: str, monkeyp
         backup(database, tmp_path / "copy")
 
 
-def test_no_password_is_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("password", [PASSWORD, f"{PASSWORD}%20", "made-up-for-an-hour" * 100])
+def test_a_password_goes_whole_to_pg_dump_and_on_no_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
     fake = tmp_path / "bin" / "pg_dump"
     fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\n{ echo "$@"; cat "$PGSERVICEFILE"; } > seen\n')
+    fake.write_text('#!/bin/sh\n{ echo "$@"; echo "$PGPASSWORD"; cat "$PGSERVICEFILE"; } > seen\n')
     fake.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
-    url = f"postgresql://user:{PASSWORD}@db:5433/name?sslmode=require&sslpassword={PASSWORD}"
+    url = f"postgresql://user:{password}@db:5433/name?sslmode=require&sslpassword={PASSWORD}"
     with Database(url) as database:
         pg_programs.run("pg_dump", database=database)
-    arguments, *service = (tmp_path / "seen").read_text().splitlines()
+    arguments, told, *service = (tmp_path / "seen").read_text().splitlines()
     assert PASSWORD not in arguments
-    assert {"host=db", "port=5433", "user=user", "dbname=name", f"password={PASSWORD}", "sslmode=require"} <= set(
-        service
-    )
+    assert told == password.replace("%20", " ")
+    assert {"host=db", "port=5433", "user=user", "dbname=name", "sslmode=require"} <= set(service)
+    assert f"sslpassword={PASSWORD}" in service

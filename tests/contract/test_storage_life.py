@@ -250,9 +250,10 @@ def test_jobs_are_found_by_name_and_by_the_beginning_of_an_id(storage: Storage) 
     assert called("seco") == called("%") == called("z") == []
 
 
-def test_a_job_without_a_name_is_found_by_the_one_that_its_id_makes(storage: Storage) -> None:
+@pytest.mark.parametrize("unseen", ["", " \u3000\u200d"])
+def test_a_job_without_a_name_is_found_by_the_one_that_its_id_makes(storage: Storage, unseen: str) -> None:
     job_id, named = "4f05d4" + "0" * 26, "4f05d4" + "1" * 26
-    storage.describe(create(storage, job_id), "", "")
+    storage.describe(create(storage, job_id), unseen, "")
     storage.describe(create(storage, named), "mine", "")
     found = storage.page(PROJECT, 10, wanted=JobFilter(called=generated(job_id))).jobs
     assert [job.id for job in found] == [job_id], "the other one has a name of its own"

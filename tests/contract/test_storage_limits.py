@@ -1,6 +1,8 @@
-"""How long a transaction on PostgreSQL may take, whoever is to blame."""
+"""How long a transaction on PostgreSQL may take, whoever is to blame; and what else a session has."""
 
 from __future__ import annotations
+
+import datetime
 
 import psycopg
 import pytest
@@ -79,3 +81,18 @@ def test_changes_of_the_schema_take_as_long_as_they_take(postgresql_url: str, mo
             connection.exec_driver_sql("CREATE TABLE t (x INTEGER)")
         with opened.reading() as connection:
             assert sa.inspect(connection).has_table("t")
+
+
+def test_answers_are_written_as_we_read_them_whatever_is_usual(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGDATESTYLE", "German, DMY")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    now = datetime.datetime(2026, 11, 29, 12, 30, 15, 123456, datetime.UTC)
+    with (
+        Database(postgresql_url + "%20-cdatestyle%3DSQL%20-cextra_float_digits%3D-5") as opened,
+        opened.reading() as connection,
+    ):
+        query = sa.text("SELECT CAST(:time AS timestamptz), CAST(:number AS double precision), CAST(:name AS text)")
+        values = (now, 0.1 + 0.2, "Größe \N{SNOWMAN}")
+        assert connection.execute(query, dict(zip(("time", "number", "name"), values, strict=True))).one() == values

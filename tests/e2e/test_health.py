@@ -119,10 +119,14 @@ def test_a_reader_of_the_log_that_stops_stops_nothing(sqlite_url: str) -> None:
     process.communicate()
 
 
-def test_another_application_s_metrics_get_no_files(sqlite_url: str, tmp_path: Path) -> None:
+def test_variables_of_another_application_are_not_read_and_its_metrics_get_no_files(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     directory = tmp_path / "theirs"
     directory.mkdir()
-    with operated_server.operated(sqlite_url, PROMETHEUS_MULTIPROC_DIR=str(directory)) as server:
+    with operated_server.operated(
+        sqlite_url, PROMETHEUS_MULTIPROC_DIR=str(directory), WEB_CONCURRENCY="auto", FORWARDED_ALLOW_IPS="*"
+    ) as server:
         assert server.metric("lrpilot_database_up") == 1
     assert not list(directory.iterdir())
 

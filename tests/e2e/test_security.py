@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 import socket
 import sqlite3
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -42,13 +44,15 @@ from tuner_server.access.token import Token
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.rpc.auth import SCOPES
 from tuner_server.rpc.convert import config_to_pb
-from tuner_server.rpc.limits import MAX_METADATA_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES
+from tuner_server.rpc.limits import MAX_METADATA_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES, MAX_STREAMS
 from tuner_server.rpc.status import DETAILS_KEY
 from tuner_server.storage.access import AccessStorage, open_access
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TunerService"]
 METHODS = [method.name for method in SERVICE.methods]
 CONFIG = config(800, **QUICK)
+SETTINGS_FRAME, MAX_CONCURRENT_STREAMS = 4, 3
+"""Numbers of HTTP/2 (RFC 9113, sections 6.5 and 6.5.2)."""
 Refusal = tuple[grpc.StatusCode, str]
 Metadata = tuple[tuple[str, str], ...]
 
@@ -503,6 +507,19 @@ def test_garbage_on_the_port_changes_nothing(world: World, data: bytes) -> None:
     assert world.dump() == before
 
 
+def test_a_connection_is_told_how_many_calls_it_may_have(world: World) -> None:
+    """Headers take memory before anybody looks at them; so much of it is one connection's."""
+    host, _, port = world.server.target.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        stream = connection.makefile("rb")
+        head = stream.read(9)
+        assert head[3] == SETTINGS_FRAME
+        told = dict(struct.iter_unpack(">HI", stream.read(int.from_bytes(head[:3]))))
+    assert told[MAX_CONCURRENT_STREAMS] == MAX_STREAMS <= LIMITS[Lane.HEALTH].calls / 2
+
+
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
@@ -603,7 +620,10 @@ def test_files_that_can_not_be_used_name_their_setting(pki: Pki, tmp_path: Path)
     open_key = tmp_path / "open.key"
     open_key.write_bytes(key.read_bytes())
     open_key.chmod(0o644)
+    pipe = tmp_path / "pipe.pem"
+    os.mkfifo(pipe)  # nobody writes into it
     for files, words in (
+        (TlsFiles(pipe, key), "tls_cert: .*pipe.pem: it is no regular file"),
         (TlsFiles(missing, key), "tls_cert: .*missing.pem: No such file"),
         (TlsFiles(cert, missing), "tls_key: .*missing.pem: No such file"),
         (TlsFiles(cert, key, missing), "tls_client_ca: .*missing.pem: No such file"),

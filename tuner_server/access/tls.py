@@ -123,8 +123,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 def content(setting: str, path: Path) -> bytes:
     """What one of the files holds, which is read again whenever it may have been renewed. Raises: InvalidInputError."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would have its reader wait, and with it all connections
+            raise InvalidInputError.of(setting, f"{path}: it is no regular file")
         return read_whole(path, SMALL_BYTES)
     except OSError as error:
         raise InvalidInputError.of(setting, f"{path}: {error.strerror}") from error

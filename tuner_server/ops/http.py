@@ -104,6 +104,9 @@ async def serving(
         timeout_graceful_shutdown=STOP_S,
         server_header=False,
         proxy_headers=False,  # the dashboard knows whom it believes
+        # Otherwise uvicorn takes them from variables of its own, which are another application's.
+        workers=1,
+        forwarded_allow_ips="",
     )
     if tls is not None:
         context = server_context(tls)

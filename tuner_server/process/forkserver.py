@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from tuner_server.base.streams import STDERR, say
+from tuner_server.ops.signals import ignore_hangup
 
 ANSWER_S = 120.0
 """Seconds for a fork; the first one waits for the imports, from a disk that may be slow."""
@@ -38,6 +39,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
+        self._given_up = False
 
     def fork(self, descriptors: Sequence[int]) -> int:
         """Forks a worker.
@@ -56,6 +58,9 @@ class ForkServer:
             if self._process is None or self._process.poll() is not None:
                 self._end()
                 self._start()
+            if self._given_up:  # looked at once there is a process that `give_up` would have found
+                self._end()
+                raise OSError("no process is started any more")
             assert self._socket is not None
             try:
                 socket.send_fds(self._socket, [_FORK], descriptors)
@@ -71,7 +76,8 @@ class ForkServer:
             return int(answer)
 
     def give_up(self) -> None:
-        """Has a fork that another thread waits for fail, as at the end of the server."""
+        """Has a fork that another thread waits for fail, and all that would follow, as at the end of the server."""
+        self._given_up = True
         process = self._process
         if process is not None:
             process.kill()
@@ -86,6 +92,9 @@ class ForkServer:
         with theirs:
             code = f"import sys; sys.path[:] = {sys.path!r}; "
             code += f"from tuner_server.process.forkserver import main; main({theirs.fileno()})"
+            # A terminal that closes tells all processes. It is held back until the new one ignores it: what handles a
+            # signal here would leave it the default there, which is the end.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -93,6 +102,8 @@ class ForkServer:
             except OSError:
                 ours.close()
                 raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
         ours.settimeout(ANSWER_S)
         self._socket = ours
 
@@ -114,6 +125,9 @@ def exit_code(status: int) -> int | None:
 
 def main(orders: int) -> None:
     """Obeys the owner at the other end of a socket until that is gone."""
+    ignore_hangup()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
+
     from tuner_server.process.worker import work
 
     with contextlib.closing(socket.socket(fileno=orders)) as listening:

@@ -36,12 +36,15 @@ MAX_UNKNOWN_CALLS = 1024
 """Calls whose token is being looked up, beside those of all lanes."""
 MAX_CONCURRENT_CALLS = sum(limits.all_calls for limits in LIMITS.values()) + MAX_UNKNOWN_CALLS
 """Calls that gRPC lets in. No lane is let down by it, since their own limits come to less."""
+MAX_STREAMS = 128
+"""Calls that one connection may have at a time; further ones wait in its client. gRPC expands the headers of a call
+before it looks at their size, and a byte of compressed headers (HPACK) may be a hundred bytes in memory."""
 LIMIT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REPORT_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.max_concurrent_streams", LIMITS[Lane.TRAINING].calls),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.http2.lookahead_bytes", MAX_UNREAD_BYTES),
     # Otherwise it has callers send ahead as much as their line takes, which is megabytes for each call that waits.
     ("grpc.http2.bdp_probe", 0),

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TypeVarTuple
 
 import sqlalchemy as sa
-from lrpilot.wire.text.job_names import id_beginning
+from lrpilot.wire.text.job_names import UNSEEN, id_beginning
 
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job.life import Life, LifeLimits, shown_word
@@ -38,7 +38,7 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
     if wanted.called:
         ways = [JobRow.name == wanted.called, JobRow.id.startswith(wanted.called, autoescape=True)]
         if beginning := id_beginning(wanted.called):
-            ways.append(sa.and_(JobRow.name == "", JobRow.id.startswith(beginning)))
+            ways.append(sa.and_(sa.func.trim(JobRow.name, UNSEEN) == "", JobRow.id.startswith(beginning)))
         query = query.where(sa.or_(*ways))
     return query
 

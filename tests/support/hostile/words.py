@@ -14,6 +14,7 @@ ORDERS = {
     "turned round": "gnp.\u202efdp\u2066x\u2069",
     "unseen": "a\u200bdm\u00adin\ufeff\U000e0041",
     "blank letters": "\u3164ad\u115fm\u034fin",
+    "marks of scores and shorthand": "\U0001d173ad\U0001bca0m\U0001d17ain",
     "no character": "a\ufffeb\U0001ffffc",
     "NUL": "a\0b",
 }

@@ -38,3 +38,21 @@ def test_what_is_missing_is_told(missing: str, program: str, words: str) -> None
     assert done.returncode != 0
     assert words in done.stderr.splitlines()[-1]
     assert "pip install" in done.stderr.splitlines()[-1]
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from tuner_server.cli import main; main()
+"""
+
+
+def test_ctrl_c_while_the_command_line_is_imported_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

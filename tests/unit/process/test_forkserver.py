@@ -53,8 +53,8 @@ def test_the_end_of_a_worker_is_told_with_its_code(server: ForkServer) -> None:
 def test_signals_for_all_processes_end_workers_alone(server: ForkServer) -> None:
     worker = Forked(server)
     assert server._process is not None
-    server._process.send_signal(signal.SIGTERM)
-    server._process.send_signal(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        server._process.send_signal(number)
     os.kill(worker.process_id, signal.SIGTERM)
     assert worker.end() == -signal.SIGTERM
     after = Forked(server)
@@ -85,3 +85,12 @@ def test_one_that_hangs_is_given_up(server: ForkServer) -> None:
     after = Forked(server)
     after.connection.close()
     assert after.end() == 0
+
+
+def test_a_server_that_ends_starts_no_other_process() -> None:
+    """A fork that had waited for the first one would import all that a worker needs before the server could end."""
+    with contextlib.closing(ForkServer()) as server:
+        server.give_up()
+        with pytest.raises(OSError, match="any more"):
+            Forked(server)
+        assert server._process is None

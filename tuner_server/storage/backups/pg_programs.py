@@ -140,12 +140,18 @@ def require_direct(database: Database) -> None:
 
 @contextlib.contextmanager
 def _service(database: Database | None) -> Iterator[tuple[Sequence[str], dict[str, str]]]:
-    """The parameters of a connection where only we can read them: a command line shows its passwords to everybody."""
+    """The parameters of a connection where only we can read them: a command line shows its passwords to everybody.
+
+    The password goes by the environment: a line of a service file loses the blanks at its end, and has an end, which
+    passwords that a cloud makes up for an hour are beyond.
+    """
     if database is None:
         yield (), {}
         return
-    lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in database.url.parameters.items())]
+    parameters = dict(database.url.parameters)
+    secret = {"PGPASSWORD": parameters.pop("password")} if "password" in parameters else {}
+    lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in parameters.items())]
     with tempfile.NamedTemporaryFile("w", prefix="lrpilot-", suffix=".conf") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
-        yield ("--no-password", f"--dbname=service={_SERVICE}"), {"PGSERVICEFILE": file.name}
+        yield ("--no-password", f"--dbname=service={_SERVICE}"), {"PGSERVICEFILE": file.name, **secret}

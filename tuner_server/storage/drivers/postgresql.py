@@ -47,6 +47,11 @@ LIMITS = {
     "idle_in_transaction_session_timeout": "10s",
 }
 """PostgreSQL's settings of each transaction; those in the `options` of the URL win."""
+FORMS = {"DateStyle": "ISO", "extra_float_digits": "1"}
+"""How PostgreSQL writes what it answers with: times that can be read, and numbers with all their digits, whatever is
+usual in the database or the environment."""
+ENCODING = {"client_encoding": "UTF8"}
+"""The parameter of a connection by which names go as they are."""
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
@@ -57,6 +62,7 @@ _CHOICES = {
 _TROUBLES = {
     "08": "it can't be reached",
     "28": "it refuses our user",
+    "22P05": "it lacks a character of a name or a note; make it with the encoding UTF8",
     "25006": "it is read-only",
     "53100": "its disk is full",
     "53300": "it has too many connections",
@@ -140,7 +146,7 @@ def connection_parameters(url: DatabaseUrl) -> dict[str, str]:
             raise InvalidInputError.of("db", f"the URL's parameter {name} can be {', '.join(choices)}")
         if name in _NUMBERS and not all(part.removeprefix("-").isdecimal() for part in value.split(",")):
             raise InvalidInputError.of("db", f"the URL's parameter {name} must be a whole number")
-    return {**LIBPQ_DEFAULTS, **url.parameters}
+    return {**LIBPQ_DEFAULTS, **url.parameters, **ENCODING}
 
 
 def session_settings(options: str) -> dict[str, str]:
@@ -184,7 +190,7 @@ def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -
     """An engine whose transactions have limits. Raises: InvalidInputError: the URL's parameters are not right."""
     connecting = connection_parameters(url)
     # Not sent: PgBouncer refuses what it doesn't know, or leaves it out.
-    settings = LIMITS | session_settings(connecting.pop("options", ""))
+    settings = LIMITS | session_settings(connecting.pop("options", "")) | FORMS
     engine = sa.create_engine(
         "postgresql+psycopg://",
         # A connection that died in the pool (a restart, a firewall) is replaced and not handed to a request.

@@ -34,6 +34,9 @@ rabbit raven robin salmon seal shrew snail swan tiger toad trout turtle
 ANIMALS = tuple(_ANIMALS_WORDS.split())
 """Animals, one for each seven bits."""
 _NUMBERS = 1024
+UNSEEN = "".join(map(chr, (0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000, 0x2800)))
+UNSEEN += "".join(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10))))
+"""Characters that a name may have and that don't show by themselves: blanks, joiners, selectors of variants."""
 _GENERATED = re.compile(r"([a-z]+)-([a-z]+)-(\d{1,4})", re.ASCII)
 
 
@@ -41,10 +44,10 @@ def called(name: str, job_id: str) -> str:
     """What people call a job: by the name that it was given, or by the one that its id makes.
 
     Args:
-        name: the name that it was given; empty: none.
+        name: the name that it was given; empty, or nothing that can be seen: none.
         job_id: the server's id of it; empty: no server has it, and nothing is made.
     """
-    return name or generated(job_id)
+    return name if name.strip(UNSEEN) else generated(job_id)
 
 
 def generated(job_id: str) -> str:

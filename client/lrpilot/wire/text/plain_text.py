@@ -15,7 +15,8 @@ _ORDERS = (
     "\\x00-\\x1f\\x7f-\\x9f"  # the control characters of ASCII and Latin-1: terminals obey them
     "\\u2028\\u2029"  # the ends of lines and paragraphs that are no control characters
     "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"  # the direction of writing
-    "\\xad\\u180e\\u200b\\u2060-\\u2065\\u206a-\\u206f\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f"  # can't be seen
+    "\\xad\\u180e\\u200b\\u2060-\\u2065\\u206a-\\u206f\\ufeff\\ufff9-\\ufffb"
+    "\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e007f"  # can't be seen
     "\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u3164\\uffa0"  # letters that are blanks, and can't be told from none
     "\\ud800-\\udfff\\ufdd0-\\ufdef"  # halves of characters, which can't be encoded, and no characters at all
     + "".join(f"\\U{plane:04x}fffe\\U{plane:04x}ffff" for plane in range(17))

@@ -40,3 +40,9 @@ def test_a_name_that_was_given_is_kept_and_a_run_without_a_server_has_none() -> 
     assert called("mine", "0" * 32) == "mine"
     assert called("", "") == ""
     assert called("", "not an id") == "not an i"
+
+
+@pytest.mark.parametrize("name", [" ", "\xa0", "\u3000\u2003", "\u2800", "\u200d", " \ufe0f"])
+def test_a_name_that_nobody_sees_is_none(name: str) -> None:
+    assert called(name, "0" * 32) == generated("0" * 32)
+    assert called(f"{name}x", "0" * 32) == f"{name}x"

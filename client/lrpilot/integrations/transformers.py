@@ -136,8 +136,8 @@ class TunerTrainer(Trainer):
         if checkpoint is None:
             return
         saved = rank_files.read(checkpoint, self.args.process_index, self.args.world_size)
+        self._set_base_lrs(self.optimizer)
         if saved is None:
-            self._set_base_lrs(self.optimizer)
             self._open(before=self.state.global_step)
             log.info("lrpilot: %s has no tuner; a new job tunes the steps that are left", checkpoint)
             return

@@ -26,6 +26,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from torchmetrics import Metric
 
+from lrpilot.backends.torch.rollback.modes import modes_kept
 from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
@@ -207,7 +208,8 @@ def validation_metric(trainer: Trainer, name: str) -> float:
     unseen._combined_loader, unseen._max_batches = loop.val_loop._combined_loader, loop.val_loop._max_batches
     last_time = getattr(trainer, "_last_val_time", None)
     stand_ins = [(loop, "val_loop", unseen), (trainer.state, "stage", RunningStage.VALIDATING)]
-    with _replaced([*_stand_ins(trainer, []), *stand_ins]):
+    # The tuner has only the module inside of what DDP makes of it.
+    with modes_kept(trainer.strategy.model), _replaced([*_stand_ins(trainer, []), *stand_ins]):
         trainer._logger_connector.reset_metrics()
         unseen.run()
         metrics = dict(trainer.callback_metrics)

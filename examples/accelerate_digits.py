@@ -59,3 +59,4 @@ with lrpilot.integrations.accelerate.tuner(
     accelerator.print(f"{steps} on {accelerator.num_processes} processes, validation loss {validate():.4f}")
     if accelerator.is_main_process:
         tuner.schedule.save("schedule.json")
+accelerator.end_training()  # several processes take leave of one another

@@ -65,3 +65,5 @@ if trainer.is_global_zero:
     print(f"{steps} on {trainer.world_size} processes; Lightning counts {trainer.global_step}")
     print(f"validation loss {trainer.callback_metrics['val_loss']:.4f}")
     tuner.schedule.save("schedule.json")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()

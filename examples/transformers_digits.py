@@ -55,3 +55,4 @@ if trainer.is_world_process_zero():
     print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps")
     print(f"validation loss {validation_loss:.4f}")
     tuner.schedule.save("schedule.json")
+trainer.accelerator.end_training()  # several processes take leave of one another

@@ -23,6 +23,7 @@ from tests.support.waiting import wait_until
 SIZE = 2
 KINDS = ["ddp", "ddp_views", "fsdp"]
 OTHER_KINDS = [
+    "buffers",
     "power_sgd",
     "post_local",
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("static", "zero", "group", "hsdp")),

@@ -54,6 +54,17 @@ class Run:
         self.tuner.load_state_dict(checkpoint["tuner"])
 
 
+class LoadedFirst(Run):
+    """A run whose tuner is made when model and optimizer are loaded already."""
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.tuner = Tuner(self.model, self.optimizer, transport=self.jobs, **self.options)
+        self.tuner.load_state_dict(checkpoint["tuner"])
+
+
 def jump(lrs: list[float]) -> float:
     """The largest step upwards, as a part of the highest LR."""
     return max((after - before) / max(lrs) for before, after in itertools.pairwise(lrs))
@@ -163,3 +174,17 @@ def test_steps_beyond_the_first_plan_are_kept_when_the_run_is_resumed_with_its_f
     second.load(first.checkpoint())
     assert len(second.train()) == 800
     assert first.jobs.state.total_steps == 1500
+
+
+@pytest.mark.parametrize("n_steps", [45, 300])
+def test_the_base_is_that_of_the_run_whatever_lr_the_optimizer_was_loaded_with(n_steps: int) -> None:
+    """The checkpoint is from a probe, whose LR is above the one that was set, or from committed steps."""
+    run = Run(600)
+    lrs = run.train(n_steps)
+    checkpoint = run.checkpoint()
+    lrs += run.train()
+    resumed = LoadedFirst(600, run.jobs)
+    resumed.load(checkpoint)
+    assert resumed.train() == lrs[n_steps:]
+    assert resumed.tuner.schedule == run.tuner.schedule
+    assert resumed.tuner.schedule.base_lrs == (1e-3,)

@@ -18,7 +18,7 @@ from tests.support.training.rank_processes import RankProcesses
 def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation: int) -> None:
     """Each rank ends as a bare loop does: weights or shards, optimizer, scaler and random state, with clipping."""
     bare = processes.run(ranks.train_bare, kind, accumulation, 17)
-    script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
+    script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True, validate_at=[6])]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, accumulation, script)
     assert silence == []
     assert [len(pb.Report.FromString(each).losses) for each in messages] == [7, 4, 5, 7, 4, 12]

@@ -161,8 +161,10 @@ class Run:
             **{"enable_progress_bar": False, **options},
         )
 
-    def fit(self, validate: bool = True, **arguments: Any) -> Run:
-        loaders = {"val_dataloaders": DataLoader(Noisy(), batch_size=BATCH)} if validate else {}
+    def fit(self, validate: bool = True, n_workers: int = 0, **arguments: Any) -> Run:
+        """`n_workers`: of the validation's loader, which keeps them."""
+        workers: dict[str, Any] = {"num_workers": n_workers, "persistent_workers": n_workers > 0}
+        loaders = {"val_dataloaders": DataLoader(Noisy(), batch_size=BATCH, **workers)} if validate else {}
         self.trainer.fit(self.net, self.loader, **loaders, **arguments)
         return self
 
@@ -331,15 +333,16 @@ def test_a_divergence_in_committed_steps_takes_the_weights_back_and_lets_the_cou
     assert all(torch.isfinite(value).all() for value in run.net.state_dict().values())  # the average, by now
 
 
-def test_a_metric_of_the_validation_can_be_what_counts() -> None:
-    """It is the Trainer's own figure, and asking for it leaves no trace."""
-    bare = Run(lr=0.03, max_epochs=3).fit()
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_metric_of_the_validation_can_be_what_counts(n_workers: int) -> None:
+    """It is the Trainer's own figure; asking for it leaves no trace, nor workers that Lightning would go on with."""
+    bare = Run(lr=0.03, max_epochs=3).fit(n_workers=n_workers)
     callback, transport = scripted(
         probe(0.5, 7, first=True, validate_at=[0, 7]),
         training(0.03, 40, restore=True, validate_at=[3, 6]),
         validate="val_loss",
     )
-    run = Run(callback, max_epochs=3).fit()
+    run = Run(callback, max_epochs=3).fit(n_workers=n_workers)
     assert_same(bare.everything(), run.everything())
     assert [v.step for v in transport.reports[0].validations] == [0, 7]
     assert [v.step for v in transport.reports[1].validations] == [3, 6]

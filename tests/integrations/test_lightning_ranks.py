@@ -22,7 +22,7 @@ from tests.support.training.rank_processes import RankProcesses
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
     """Each rank ends as without a tuner, after a whole number of epochs, as a stop validates."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 16)
-    script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True)]
+    script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True, validate_at=[6])]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
     assert silence == []
     assert [len(pb.Report.FromString(each).losses) for each in messages] == [7, 4, 5, 7, 4, 11]

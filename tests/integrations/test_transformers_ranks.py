@@ -19,7 +19,7 @@ from tests.support.training.rank_processes import RankProcesses
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
     """Each rank ends as with a plain Trainer, with accumulation and clipping."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 17)
-    script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
+    script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True, validate_at=[6])]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
     assert silence == []
     assert [len(pb.Report.FromString(each).losses) for each in messages] == [7, 4, 5, 7, 4, 12]

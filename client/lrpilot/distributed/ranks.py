@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -69,6 +71,7 @@ class Ranks:
         self._n_met = 0
         self._name = ""
         self._tree: Tree | None = Tree(self._group)
+        _open.add(self)
         # Under which ranks leave word: no other channel of theirs has it, though it may have the group's name.
         self._name = self.broadcast(os.urandom(8).hex().encode() if self.rank == 0 else b"").decode()
 
@@ -269,12 +272,52 @@ class Ranks:
         That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
         which the addresses of this one are still in the store.
         """
+        _open.discard(self)
         group, self._group = self._group, None
         if self._tree is not None:
             self._tree.close()
         self._tree = None
-        if self._whole and group is not None and dist.is_initialized():
-            dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
+        if group is not None and not self._whole:
+            _parts.add(group)
+        elif group is not None:
+            _disconnect(group)
+
+
+def _disconnect(group: dist.ProcessGroup) -> None:
+    """Has PyTorch forget a group: it disconnects when nothing refers to that any more."""
+    if dist.is_initialized():
+        dist.destroy_process_group(group)
+
+
+_open: weakref.WeakSet[Ranks] = weakref.WeakSet()
+_parts: weakref.WeakSet[dist.ProcessGroup] = weakref.WeakSet()
+"""The groups of channels that were closed, and stay open."""
+
+
+@atexit.register
+def _disconnect_all() -> None:
+    """Ends the threads of all channels while Python still runs.
+
+    A thread of gloo's lets go of a message's tensor some time after the message is through, for which it needs Python's
+    lock. Python ends threads that ask for it too late, which C++ takes for a reason to abort the process (seen with
+    PyTorch 2.13, at the exit of programs that had done their work).
+    """
+    for ranks in tuple(_open):
+        with contextlib.suppress(ValueError):  # the program has destroyed all groups
+            ranks.close()
+    for part in tuple(_parts):
+        with contextlib.suppress(ValueError):
+            _disconnect(part)
+
+
+def _forget_all() -> None:
+    """Leaves channels to the parent, whose threads a process that was forked does not have."""
+    _open.clear()
+    _parts.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def number_of(group: dist.ProcessGroup | None) -> int:

@@ -5,7 +5,6 @@ Committed steps are made by Lightning's own loop. A search runs between two of t
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, Unpack
@@ -18,7 +17,7 @@ from torch import nn
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.distributed.ranks import number_of
 from lrpilot.integrations import lightning_plan, lightning_ranks
-from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
+from lrpilot.integrations.lightning_search import Search, StepLoss, ValidationMetric
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
@@ -212,7 +211,7 @@ class TunerCallback(Callback):
         job["observers"] = [*job.get("observers", ()), self._search]
         validate = self._validate
         if isinstance(validate, str):
-            validate = functools.partial(validation_metric, trainer, validate)
+            validate = ValidationMetric(trainer, validate)
         register = {**_registered(trainer), **self._register}
         self._tuner = Tuner(
             module, trainer.optimizers, validate=validate, register=register, logits=self._logits, **job

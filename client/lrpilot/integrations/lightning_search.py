@@ -26,6 +26,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from torchmetrics import Metric
 
+from lrpilot.backends.torch.rollback.modes import modes_kept
 from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
@@ -197,21 +198,46 @@ def _accumulated(metric: Metric) -> Iterator[StandIn]:
         yield metric, name, getattr(metric, name)
 
 
-def validation_metric(trainer: Trainer, name: str) -> float:
-    """What Lightning's validation gives for a metric, seen by nobody. Raises: LookupError: there is no such metric."""
-    loop = trainer.fit_loop.epoch_loop
-    loop.val_loop.setup_data()
-    unseen = _EvaluationLoop(
-        trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=loop.val_loop.inference_mode
-    )
-    unseen._combined_loader, unseen._max_batches = loop.val_loop._combined_loader, loop.val_loop._max_batches
-    last_time = getattr(trainer, "_last_val_time", None)
-    stand_ins = [(loop, "val_loop", unseen), (trainer.state, "stage", RunningStage.VALIDATING)]
-    with _replaced([*_stand_ins(trainer, []), *stand_ins]):
-        trainer._logger_connector.reset_metrics()
-        unseen.run()
-        metrics = dict(trainer.callback_metrics)
-    trainer._last_val_time = last_time
-    if name not in metrics:
-        raise LookupError(f"validation logs no {name!r}, only {sorted(metrics)}")
-    return float(metrics[name])
+class ValidationMetric:
+    """What Lightning's validation gives for a metric, seen by nobody."""
+
+    def __init__(self, trainer: Trainer, name: str) -> None:
+        """Validates nothing yet."""
+        self._trainer, self._name = trainer, name
+        self._iterators: dict[Any, Any] = {}
+        """Those of loaders with persistent workers: Lightning draws a seed for its own as it begins one."""
+
+    def __call__(self) -> float:
+        """The metric now. Raises: LookupError: there is no such metric."""
+        trainer, loop = self._trainer, self._trainer.fit_loop.epoch_loop
+        loop.val_loop.setup_data()
+        unseen = _EvaluationLoop(
+            trainer,
+            TrainerFn.FITTING,
+            RunningStage.VALIDATING,
+            verbose=False,
+            inference_mode=loop.val_loop.inference_mode,
+        )
+        unseen._combined_loader, unseen._max_batches = loop.val_loop._combined_loader, loop.val_loop._max_batches
+        last_time = getattr(trainer, "_last_val_time", None)
+        stand_ins = [(loop, "val_loop", unseen), (trainer.state, "stage", RunningStage.VALIDATING)]
+        # The tuner has only the module inside of what DDP makes of it.
+        with modes_kept(trainer.strategy.model), _replaced([*_stand_ins(trainer, []), *stand_ins]):
+            trainer._logger_connector.reset_metrics()
+            with self._own_iterators(unseen._combined_loader):
+                unseen.run()
+            metrics = dict(trainer.callback_metrics)
+        trainer._last_val_time = last_time
+        if self._name not in metrics:
+            raise LookupError(f"validation logs no {self._name!r}, only {sorted(metrics)}")
+        return float(metrics[self._name])
+
+    @contextlib.contextmanager
+    def _own_iterators(self, combined: CombinedLoader) -> Iterator[None]:
+        """Loaders with persistent workers have iterators of the tuner's inside, which are kept for the next time."""
+        loaders = [each for each in combined.flattened if getattr(each, "persistent_workers", False)]
+        with _replaced([(each, "_iterator", self._iterators.get(each)) for each in loaders]):
+            try:
+                yield
+            finally:
+                self._iterators = {each: each._iterator for each in loaders}

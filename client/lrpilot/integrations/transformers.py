@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
+from lrpilot.backends.torch.rollback.modes import modes_kept
 from lrpilot.errors import ConfigError
 from lrpilot.integrations import rank_files
 from lrpilot.integrations.accelerate import refuse_other_parallelism, unwrapped, with_scaler
@@ -136,8 +137,8 @@ class TunerTrainer(Trainer):
         if checkpoint is None:
             return
         saved = rank_files.read(checkpoint, self.args.process_index, self.args.world_size)
+        self._set_base_lrs(self.optimizer)
         if saved is None:
-            self._set_base_lrs(self.optimizer)
             self._open(before=self.state.global_step)
             log.info("lrpilot: %s has no tuner; a new job tunes the steps that are left", checkpoint)
             return
@@ -246,14 +247,15 @@ class TunerTrainer(Trainer):
 
     def _eval_loss(self) -> float:
         """The mean loss over the examples of `eval_dataset`, as `evaluate` has it, with no log and no callback."""
-        self.model.eval()
         total, n_examples = torch.zeros((), device=self.args.device), 0
-        for inputs in self.get_eval_dataloader():
-            loss, _, _ = self.prediction_step(self.model_wrapped, inputs, prediction_loss_only=True)
-            # Of all processes, and without the examples that fill up the last batch.
-            losses = self.accelerator.gather_for_metrics(loss.repeat(find_batch_size(inputs)))
-            total += losses.sum()
-            n_examples += len(losses)
+        with modes_kept(self.model_wrapped):  # The tuner has only the model inside.
+            self.model.eval()
+            for inputs in self.get_eval_dataloader():
+                loss, _, _ = self.prediction_step(self.model_wrapped, inputs, prediction_loss_only=True)
+                # Of all processes, and without the examples that fill up the last batch.
+                losses = self.accelerator.gather_for_metrics(loss.repeat(find_batch_size(inputs)))
+                total += losses.sum()
+                n_examples += len(losses)
         return total.item() / n_examples
 
     def _refuse_what_cannot_be_tuned(self) -> None:

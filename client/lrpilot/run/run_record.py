@@ -170,6 +170,7 @@ class RunRecord:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what had been done. Raises: ScheduleError."""
         schedule = schedule_file.loads(state["schedule"].encode(), Schedule)
+        self._base_lrs = schedule.base_lrs
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)
         self._measures = MeasureSeries(schedule.measures, len(schedule.losses))

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.support.frameworks.accelerate_state import set_kind, small_shards
 from tests.support.frameworks.launched import as_launched
 from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
+from tests.support.training.centred import Centred
 
 
 class Training:
@@ -54,7 +55,7 @@ class Training:
             _pretend_to_shard(self.accelerator)
         layers: list[nn.Module] = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)]
         if kind != "fsdp":
-            layers.insert(1, nn.BatchNorm1d(16))
+            layers[1:1] = [nn.BatchNorm1d(16), Centred(16)]
         if scaled:
             self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
         model = nn.Sequential(*layers)

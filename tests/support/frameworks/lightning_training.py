@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.frameworks.launched import as_launched, kill
 from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
+from tests.support.training.centred import Centred
 
 BATCH = 4
 
@@ -44,7 +45,7 @@ class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not r
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        norm = [nn.BatchNorm1d(16)] if kind == "ddp" else []
+        norm = [nn.BatchNorm1d(16), Centred(16)] if kind == "ddp" else []
         self.net = nn.Sequential(nn.Linear(8, 16), *norm, nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
         self.kind = kind
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -59,9 +60,9 @@ def probes() -> list[bytes]:
     return [each.SerializeToString() for each in (first, directive(pb.PHASE_PROBE, 1e-3, 4, restore=True))]
 
 
-def committed(n_steps: int, *, restore: bool = False) -> bytes:
+def committed(n_steps: int, *, restore: bool = False, validate_at: Sequence[int] = ()) -> bytes:
     """Steps that stay."""
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore).SerializeToString()
+    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore, validate_at=validate_at).SerializeToString()
 
 
 def assert_same(expected: RankRun, found: RankRun) -> None:

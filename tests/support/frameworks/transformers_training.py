@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from tests.support.frameworks.accelerate_state import set_kind, small_shards
 from tests.support.frameworks.launched import as_launched, kill
 from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
+from tests.support.training.centred import Centred
 
 BATCH = 4
 
@@ -40,7 +41,7 @@ class Classifier(nn.Module):
 
     def __init__(self, *, normalized: bool) -> None:
         super().__init__()
-        norm = [nn.BatchNorm1d(16)] if normalized else []
+        norm = [nn.BatchNorm1d(16), Centred(16)] if normalized else []
         self.layers = nn.Sequential(nn.Linear(8, 16), *norm, nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:

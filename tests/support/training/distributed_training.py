@@ -36,6 +36,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.hostile.failing_calls import before_calls_of
+from tests.support.training.centred import Centred
 
 TOTAL_STEPS = 500
 """No shorter run has a search."""
@@ -79,9 +80,10 @@ class Training:
     """A perceptron with batch norm and dropout, whose ranks draw different samples and different random numbers.
 
     `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step), "fsdp", "hsdp"
-    (shards in groups that are replicas of one another), or another one of DDP's: "static" (its graph), "power_sgd" (a
-    hook that keeps what it has left out), "zero" (each rank has a part of the optimizer's state), "post_local" (weights
-    are averaged now and then) and "group" (a group of its own).
+    (shards in groups that are replicas of one another), or another one of DDP's: "static" (its graph), "buffers" (the
+    training uses one that differs between ranks after each step), "power_sgd" (a hook that keeps what it has left out),
+    "zero" (each rank has a part of the optimizer's state), "post_local" (weights are averaged now and then) and "group"
+    (a group of its own).
     """
 
     def __init__(self, kind: str, seed: int = 0) -> None:
@@ -116,7 +118,7 @@ class Training:
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
             return model
-        model.insert(1, nn.BatchNorm1d(16))
+        model.insert(1, Centred(16) if self.kind == "buffers" else nn.BatchNorm1d(16))
         replicas = DistributedDataParallel(
             model,
             gradient_as_bucket_view=self.kind == "ddp_views",

@@ -97,10 +97,19 @@ class GroupLrs:
         """The ratios, by optimizer and group: those of groups that were added are known nowhere else."""
         return [list(ratios) for ratios in self._ratios]
 
-    def load_state_dict(self, state: Sequence[Sequence[float]]) -> None:
-        """Takes over the ratios of groups that are there."""
-        for optimizer, ratios, saved in zip(self._optimizers, self._ratios, state, strict=False):
+    def load_state_dict(self, state: Sequence[Sequence[float]], base_lr: float | None = None) -> None:
+        """Takes over the ratios of groups that are there, and the first group's base.
+
+        A loaded optimizer may have brought the LR that the run was at, and nothing tells that from one that was set.
+        None: the state is of a former version, which did not keep the base.
+        """
+        first = self.base_lrs[0] if base_lr is None else base_lr
+        for optimizer, ratios, memory, saved in zip(
+            self._optimizers, self._ratios, self._memories, state, strict=False
+        ):
             ratios[:] = saved[: len(optimizer.param_groups)]
+            memory.base_lrs = [ratio * first for ratio in ratios]
+        self.base_lrs = [lr for memory in self._memories for lr in memory.base_lrs]
 
     def _adopt(self, optimizer: Grouped, ratios: list[float]) -> None:
         """Finds the ratios of groups that were added, and forgets those of groups that are gone."""

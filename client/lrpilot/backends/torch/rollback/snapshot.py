@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from lrpilot.backends.torch.rollback.difference import difference
 from lrpilot.backends.torch.rollback.fsdp import reshard, whole_parameters_kept
 from lrpilot.backends.torch.rollback.memory import CopyOrder, Pairs, nbytes, paired, values
+from lrpilot.backends.torch.rollback.modes import modes_of, set_modes
 from lrpilot.backends.torch.rollback.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.rollback.placement import STATE_TENSORS, Demand, choose
 from lrpilot.backends.torch.rollback.taken import Part, Source, Taken
@@ -148,7 +149,7 @@ class Snapshot:
             gradients=dict(zip(holders, of_gradients.copies, strict=True)),
             sources=sources,
             states=states,
-            training=[(module, module.training) for module in self._modules()],
+            modes=modes_of(self._modules()),
             n_groups=[len(optimizer.param_groups) for optimizer in self._optimizers],
             random_state=random_state,
         )
@@ -200,9 +201,7 @@ class Snapshot:
         if taken.sources:
             for part in parts:
                 part.refill()  # the same objects, whatever loading has put in their place
-        for module, training in taken.training:
-            if module.training is not training:
-                module.training = training
+        set_modes(taken.modes)
         taken.random_state.restore()
         return failures
 
@@ -226,7 +225,7 @@ class Snapshot:
             but: parameters that are put back, too.
         """
         modules = self._modules()
-        training = [(module, module.training) for module in modules]  # of wrappers too, whose attributes stay
+        modes = modes_of(modules)
         reshard(modules)
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
@@ -240,8 +239,7 @@ class Snapshot:
         finally:
             reshard(modules)
             graph.refill(contents)
-            for module, mode in training:
-                module.training = mode
+            set_modes(modes)
             with torch.no_grad(), _plain_tensors():
                 for form in forms:
                     form.restore()

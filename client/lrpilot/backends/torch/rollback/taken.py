@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from lrpilot.backends.torch.asynchronous import runs_ahead
 from lrpilot.backends.torch.rollback.memory import Pairs, kind, values
+from lrpilot.backends.torch.rollback.modes import Mode
 from lrpilot.objects.graph import ObjectGraph
 from lrpilot.objects.tensor_form import TensorForm
 from lrpilot.rng import RandomState
@@ -113,7 +113,7 @@ class Taken:
     gradients: dict[torch.Tensor, torch.Tensor]
     sources: list[Source]
     states: list[Any]
-    training: list[tuple[nn.Module, bool]]
+    modes: list[Mode]
     n_groups: list[int]
     random_state: RandomState
 

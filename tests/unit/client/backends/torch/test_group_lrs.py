@@ -88,6 +88,23 @@ def test_ratios_of_added_groups_are_in_a_checkpoint() -> None:
     assert resumed.get() == pytest.approx([1.0, 0.1])
 
 
+def test_an_optimizer_that_was_loaded_before_keeps_the_base_of_the_checkpoint() -> None:
+    """Its LR is where the run was; a group without an LR of its own is added at the one that was set."""
+    optimizer = sgd(0.1)
+    group_lrs = GroupLrs([optimizer])
+    group_lrs.set(0.7)
+
+    fresh = sgd(0.1)
+    fresh.load_state_dict(optimizer.state_dict())
+    resumed = GroupLrs([fresh])
+    resumed.load_state_dict(group_lrs.state_dict(), group_lrs.base_lrs[0])
+    assert resumed.base_lrs == [0.1]
+    fresh.add_param_group({"params": [parameter()]})
+    resumed.set(0.4)
+    assert resumed.get() == [0.4, 0.4]
+    assert GroupLrs([fresh]).base_lrs == [0.1, 0.1]
+
+
 def test_a_second_run_with_one_optimizer_starts_from_the_lr_that_was_set() -> None:
     optimizer = sgd(0.1, 0.02)
     for _ in range(3):

@@ -1,0 +1,50 @@
+"""The channel between ranks, as its process ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import atexit
+import sys
+
+import torch.distributed as dist
+
+known = dist.distributed_c10d._world.pg_names
+atexit.register(lambda: print(len(known)))  # called last, as the first to be registered
+
+from lrpilot.distributed.ranks import Ranks
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+group = dist.group.WORLD if sys.argv[2] == "whole" else dist.new_group([0])
+n_own = len(known)
+ranks = Ranks(group, 1.0)
+assert len(known) == n_own + 1
+if sys.argv[3] == "closed":
+    ranks.close()
+if sys.argv[4] == "destroyed":
+    dist.destroy_process_group()
+print(n_own)
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "state", "world", "left"),
+    [
+        ("whole", "open", "kept", 1),
+        ("whole", "closed", "kept", 1),
+        ("part", "open", "kept", 2),
+        ("part", "closed", "kept", 2),
+        ("part", "open", "destroyed", 0),
+    ],
+)
+def test_no_channel_outlives_the_interpreter(tmp_path: Path, group: str, state: str, world: str, left: int) -> None:
+    """A thread of one would abort the process now and then. The program's own groups are its own."""
+    program = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path / "meeting_point"), group, state, world]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [int(line) for line in done.stdout.split()] == [1 if group == "whole" else 2, left]

@@ -230,14 +230,13 @@ class TorchBackend(Backend):
         return self._collector.flush(n_steps)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The snapshot (`Snapshot.state_dict`), and the groups' ratios and base, which are there before the first."""
-        groups = {"ratios": self._groups.state_dict(), "base_lr": self._groups.base_lrs[0]}
+        """The snapshot (`Snapshot.state_dict`), and the groups' LRs, which are there before the first one."""
         with self._collector.unhooked():
-            return {"snapshot": self._snapshot.state_dict(), **groups}
+            return {"snapshot": self._snapshot.state_dict(), "groups": self._groups.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Snapshot.load_state_dict`."""
-        self._groups.load_state_dict(state["ratios"], state.get("base_lr"))
+        self._groups.load_state_dict(state["groups"])
         with self._collector.unhooked():
             self._snapshot.load_state_dict(state["snapshot"])
 

@@ -93,22 +93,20 @@ class GroupLrs:
         """The LR of every group."""
         return [float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups]
 
-    def state_dict(self) -> list[list[float]]:
-        """The ratios, by optimizer and group: those of groups that were added are known nowhere else."""
-        return [list(ratios) for ratios in self._ratios]
+    def state_dict(self) -> dict[str, Any]:
+        """The first group's base, and the ratios by optimizer and group: those of groups that were added, too."""
+        return {"base_lr": self.base_lrs[0], "ratios": [list(ratios) for ratios in self._ratios]}
 
-    def load_state_dict(self, state: Sequence[Sequence[float]], base_lr: float | None = None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the ratios of groups that are there, and the first group's base.
 
         A loaded optimizer may have brought the LR that the run was at, and nothing tells that from one that was set.
-        None: the state is of a former version, which did not keep the base.
         """
-        first = self.base_lrs[0] if base_lr is None else base_lr
         for optimizer, ratios, memory, saved in zip(
-            self._optimizers, self._ratios, self._memories, state, strict=False
+            self._optimizers, self._ratios, self._memories, state["ratios"], strict=False
         ):
             ratios[:] = saved[: len(optimizer.param_groups)]
-            memory.base_lrs = [ratio * first for ratio in ratios]
+            memory.base_lrs = [ratio * state["base_lr"] for ratio in ratios]
         self.base_lrs = [lr for memory in self._memories for lr in memory.base_lrs]
 
     def _adopt(self, optimizer: Grouped, ratios: list[float]) -> None:

@@ -97,7 +97,7 @@ def test_an_optimizer_that_was_loaded_before_keeps_the_base_of_the_checkpoint() 
     fresh = sgd(0.1)
     fresh.load_state_dict(optimizer.state_dict())
     resumed = GroupLrs([fresh])
-    resumed.load_state_dict(group_lrs.state_dict(), group_lrs.base_lrs[0])
+    resumed.load_state_dict(group_lrs.state_dict())
     assert resumed.base_lrs == [0.1]
     fresh.add_param_group({"params": [parameter()]})
     resumed.set(0.4)

@@ -12,7 +12,7 @@ from torch import nn
 from lrpilot.backends.torch.arguments import checked, checked_group, checked_logits, checked_register, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.backends.validator import minimised
-from lrpilot.distributed.ranks import Ranks, number_of
+from lrpilot.distributed.ranks import Ranks, number_of, say_if_alone
 from lrpilot.run.argument_check import checked as checked_arguments
 from lrpilot.run.driver import Driver
 from lrpilot.run.explicit_options import with_explicit_options
@@ -87,6 +87,7 @@ class Tuner(Driver):
                 refuse_other_ranks(model, n_ranks)
             registered = {**kept_by_communication(model, optimizers), **registered}
             joining = Joining(model, optimizers)
+        say_if_alone()
         if population and n_ranks > 1:
             from lrpilot.backends.torch.replicas import Replicas
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import logging
 import os
 import time
 import traceback
@@ -28,6 +29,10 @@ _NONE = torch.empty(0, dtype=torch.float64)
 
 ROLL_CALL_S = 2.0
 """How long ranks that have lost one wait for one another, to know which it was."""
+_LAUNCHED = "WORLD_SIZE"
+"""Where a launcher, `torchrun` or one like it, tells how many processes it has started."""
+
+log = logging.getLogger("lrpilot")
 
 
 class Ranks:
@@ -323,6 +328,18 @@ if hasattr(os, "register_at_fork"):
 def number_of(group: dist.ProcessGroup | None) -> int:
     """How many ranks a group has, or the default group if there is one; 1: this process trains alone."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def say_if_alone() -> None:
+    """Says so where this process was launched as one of several, and knows of no other one."""
+    size = os.environ.get(_LAUNCHED, "")
+    if size.isdecimal() and int(size) > 1 and not (dist.is_available() and dist.is_initialized()):
+        log.warning(
+            "lrpilot: this process was launched as one of %s (%s), but torch.distributed is not initialised: each of "
+            "them trains by itself, and has a job of its own",
+            size,
+            _LAUNCHED,
+        )
 
 
 def _combined(own: torch.Tensor, other: torch.Tensor, combine: Combine) -> torch.Tensor:

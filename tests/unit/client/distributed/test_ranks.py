@@ -1,4 +1,4 @@
-"""The channel between ranks, as its process ends."""
+"""The channel between ranks, as its process ends, and processes that have none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lrpilot.distributed.ranks import say_if_alone
 
 PROGRAM = """
 import atexit
@@ -48,3 +49,12 @@ def test_no_channel_outlives_the_interpreter(tmp_path: Path, group: str, state: 
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [int(line) for line in done.stdout.split()] == [1 if group == "whole" else 2, left]
+
+
+@pytest.mark.parametrize(("size", "said"), [("2", True), ("1", False), ("", False), ("many", False)])
+def test_one_of_several_processes_that_know_of_no_other_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: str, said: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    say_if_alone()
+    assert ("one of 2 (WORLD_SIZE)" in caplog.text) == said

@@ -90,8 +90,8 @@ class Row:
     n_cases: int
     ratio: float
     """Geometric mean over workloads of that over seeds."""
-    error: float
-    """The standard error of its log: workloads are fixed, and seeds are the sample."""
+    error: float | None
+    """The standard error of its log: workloads are fixed, and seeds are the sample. None: there is one seed alone."""
     worst: float
     worst_case: str
     n_ruined: int
@@ -108,14 +108,14 @@ def row(found: Mapping[Case, float], n_steps: int, words: str, seeds: Collection
     for case, ratio in own.items():
         logs[case.workload].append(math.log(ratio))
     means = {name: statistics.fmean(logs[name]) for name in WORKLOADS if name in logs}
-    variances = (statistics.variance(values) / len(values) for values in logs.values() if len(values) > 1)
+    variances = [statistics.variance(values) / len(values) for values in logs.values() if len(values) > 1]
     worst = max(own, key=own.__getitem__)
     return Row(
         n_steps=n_steps,
         seeds=words,
         n_cases=len(own),
         ratio=math.exp(statistics.fmean(means.values())),
-        error=math.sqrt(sum(variances)) / len(logs),
+        error=math.sqrt(sum(variances)) / len(logs) if variances else None,
         worst=own[worst],
         worst_case=f"{worst.workload}, {worst.seed}",
         n_ruined=sum(ratio > RUINED for ratio in own.values()),
@@ -137,7 +137,7 @@ def as_markdown(found: Sequence[Row]) -> str:
             f"{own.n_steps:,}",
             own.seeds,
             str(own.n_cases),
-            f"{own.ratio:.3f} ±{own.error:.2%}",
+            f"{own.ratio:.3f}" if own.error is None else f"{own.ratio:.3f} ±{own.error:.2%}",
             f"{own.worst:.3f} ({own.worst_case})",
             str(own.n_ruined),
         )
@@ -154,12 +154,12 @@ def draw(found: Sequence[Row]) -> Figure:
         for i, own in enumerate(own for own in found if own.n_steps == n_steps):
             at = [place + 0.2 * (i - 1) for place in range(len(own.by_workload) + 1)]
             color = f"C{i}"
-            axes.plot(list(own.by_workload.values()), at[1:], "o", color=color, label=f"seeds {own.seeds}")
-            axes.errorbar([own.ratio], at[:1], xerr=[own.error], fmt="D", color=color)
+            axes.plot(list(own.by_workload.values()), at[1:], "o", color=color, label=own.seeds)
+            axes.errorbar([own.ratio], at[:1], xerr=[own.error or 0.0], fmt="D", color=color)
             axes.set_yticks(range(len(at)), ["mean", *own.by_workload])
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set(title=f"{n_steps:,} steps", xlabel="final loss over the best linear decay of a sweep")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, title="seeds")
     return figure
 
 

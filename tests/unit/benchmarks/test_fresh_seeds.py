@@ -55,6 +55,7 @@ def test_rows_have_the_mean_over_workloads_and_the_error_of_the_seeds() -> None:
     assert [row.seeds for row in found] == list(GROUPS)
     stored, fresh, every = found
     assert stored.ratio == pytest.approx(math.sqrt(1.1))
+    assert stored.error is None  # with one seed alone
     assert (fresh.n_cases, fresh.n_ruined, fresh.worst_case) == (4, 1, f"mlp, {FRESH + 1}")
     assert fresh.ratio == pytest.approx(1.6**0.25)
     assert fresh.error == pytest.approx(math.log(1.6) / 4)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
-import statistics
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -22,13 +21,16 @@ from matplotlib.figure import Figure
 from benchmarks.outputs import add_outputs, write
 from benchmarks.quality.__main__ import STORED, environment, load
 from benchmarks.quality.cases import Case
+from benchmarks.quality.figures import ratios_json
 from benchmarks.quality.grid import run_all
 from benchmarks.quality.plan import N_SEEDS, OURS, REFERENCE
 from benchmarks.quality.pruning import pruned
+from benchmarks.quality.ratios import Ratios
 from benchmarks.quality.results import ResultFile, RunKey
+from benchmarks.quality.ruins import Ruins
 from benchmarks.quality.scores import scores
 from benchmarks.quality.sweeps import Sweep
-from benchmarks.quality.tables import table
+from benchmarks.quality.tables import mean, ruined, table, worst
 from benchmarks.quality.workloads import WORKLOADS, Workload
 
 STORED_FRESH = STORED.parent / "fresh_seeds.jsonl"
@@ -39,7 +41,6 @@ GROUPS: Mapping[str, Collection[int]] = {
     "all": range(10**6),
 }
 """Seeds that are reported together."""
-RUINED = 1.5
 
 
 def keys(scored: Mapping[RunKey, float], n_steps: int, seeds: Sequence[int]) -> list[RunKey]:
@@ -68,65 +69,34 @@ def _sweep(scored: Mapping[RunKey, float], workload: Workload, seed: int, n_step
     return {lr: scored[key] for lr, key in runs.items() if key in scored}
 
 
-def ratios(scored: Mapping[RunKey, float]) -> dict[Case, float]:
-    """The final score of `budget` over that of the best of the sweep, where there are both."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What `budget` comes to at one length, with some seeds: over the best of the sweep."""
+
+    n_steps: int
+    seeds: str
+    ratios: Ratios
+    ruins: Ruins | None
+
+    @property
+    def by_workload(self) -> dict[str, float]:
+        """The geometric mean over seeds."""
+        return {name: own.mean for name in WORKLOADS if (own := self.ratios.of(name))}
+
+
+def rows(scored: Mapping[RunKey, float], lengths: Sequence[int]) -> list[Row]:
+    """A row for each length and group of seeds, as far as there are cases."""
     best: dict[Case, float] = {}
     for key, score in scored.items():
         if key.contestant == REFERENCE:
             best[Case.of(key)] = min(score, best.get(Case.of(key), math.inf))
-    return {
-        case: score / best[case]
-        for key, score in scored.items()
-        if key.contestant == OURS and (case := Case.of(key)) in best
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What `budget` comes to at one length, with some seeds."""
-
-    n_steps: int
-    seeds: str
-    n_cases: int
-    ratio: float
-    """Geometric mean over workloads of that over seeds."""
-    error: float | None
-    """The standard error of its log: workloads are fixed, and seeds are the sample. None: there is one seed alone."""
-    worst: float
-    worst_case: str
-    n_ruined: int
-    by_workload: Mapping[str, float]
-    """The geometric mean over seeds."""
-
-
-def row(found: Mapping[Case, float], n_steps: int, words: str, seeds: Collection[int]) -> Row | None:
-    """The row of some seeds; None: there is none of them."""
-    own = {case: ratio for case, ratio in found.items() if case.n_steps == n_steps and case.seed in seeds}
-    if not own:
-        return None
-    logs: dict[str, list[float]] = defaultdict(list)
-    for case, ratio in own.items():
-        logs[case.workload].append(math.log(ratio))
-    means = {name: statistics.fmean(logs[name]) for name in WORKLOADS if name in logs}
-    variances = [statistics.variance(values) / len(values) for values in logs.values() if len(values) > 1]
-    worst = max(own, key=own.__getitem__)
-    return Row(
-        n_steps=n_steps,
-        seeds=words,
-        n_cases=len(own),
-        ratio=math.exp(statistics.fmean(means.values())),
-        error=math.sqrt(sum(variances)) / len(logs) if variances else None,
-        worst=own[worst],
-        worst_case=f"{worst.workload}, {worst.seed}",
-        n_ruined=sum(ratio > RUINED for ratio in own.values()),
-        by_workload={name: math.exp(mean) for name, mean in means.items()},
-    )
-
-
-def rows(found: Mapping[Case, float], lengths: Sequence[int]) -> list[Row]:
-    """A row for each length and group of seeds, as far as there are cases."""
-    possible = (row(found, n_steps, words, seeds) for n_steps in lengths for words, seeds in GROUPS.items())
-    return [own for own in possible if own is not None]
+    found = []
+    for n_steps, (words, seeds) in itertools.product(lengths, GROUPS.items()):
+        own = [key for key in scored if key.contestant == OURS and key.n_steps == n_steps and key.seed in seeds]
+        ratios = Ratios.between({Case.of(key): scored[key] for key in own}, best)
+        if ratios is not None:
+            found.append(Row(n_steps, words, ratios, Ruins.among(own, scored, best)))
+    return found
 
 
 def as_markdown(found: Sequence[Row]) -> str:
@@ -136,10 +106,10 @@ def as_markdown(found: Sequence[Row]) -> str:
         (
             f"{own.n_steps:,}",
             own.seeds,
-            str(own.n_cases),
-            f"{own.ratio:.3f}" if own.error is None else f"{own.ratio:.3f} ±{own.error:.2%}",
-            f"{own.worst:.3f} ({own.worst_case})",
-            str(own.n_ruined),
+            str(len(own.ratios.by_case)),
+            mean(own.ratios),
+            worst(own.ratios),
+            ruined(own.ruins),
         )
         for own in found
     ]
@@ -155,7 +125,7 @@ def draw(found: Sequence[Row]) -> Figure:
             at = [place + 0.2 * (i - 1) for place in range(len(own.by_workload) + 1)]
             color = f"C{i}"
             axes.plot(list(own.by_workload.values()), at[1:], "o", color=color, label=own.seeds)
-            axes.errorbar([own.ratio], at[:1], xerr=[own.error or 0.0], fmt="D", color=color)
+            axes.errorbar([own.ratios.mean], at[:1], xerr=[own.ratios.standard_error or 0.0], fmt="D", color=color)
             axes.set_yticks(range(len(at)), ["mean", *own.by_workload])
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set(title=f"{n_steps:,} steps", xlabel="final loss over the best linear decay of a sweep")
@@ -184,8 +154,9 @@ def main() -> None:
         if not missing:
             break
         run_all(missing, ResultFile(CACHES[0]), arguments.workers)
-    found = rows(ratios(scores(load(CACHES), functions)), lengths)
-    figures = {"environment": environment(), "rows": [dataclasses.asdict(own) for own in found]}
+    found = rows(scores(load(CACHES), functions), lengths)
+    told = [{"n_steps": own.n_steps, "seeds": own.seeds, "ratio": ratios_json(own.ratios)} for own in found]
+    figures = {"environment": environment(), "rows": told}
     write(arguments, as_markdown(found), figures, lambda folder: draw(found).savefig(folder / "fresh-seeds.png"))
 
 

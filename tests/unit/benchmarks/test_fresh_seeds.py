@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.quality.fresh_seeds import GROUPS, as_markdown, draw, keys, ratios, rows
+from benchmarks.quality.fresh_seeds import GROUPS, as_markdown, draw, keys, rows
 from benchmarks.quality.plan import N_SEEDS
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.workloads import WORKLOADS
@@ -42,7 +42,7 @@ def test_a_sweep_has_the_stored_best_and_its_neighbours_and_goes_on_where_its_ow
 
 def test_a_ratio_is_to_the_best_of_the_same_seed() -> None:
     scored = {linear(0.01, 0): 1.0, linear(0.1, 0): math.inf, linear(0.01, 1): 5.0, ours(0): 1.2, ours(2): 1.0}
-    assert list(ratios(scored).values()) == [pytest.approx(1.2)]
+    assert list(rows(scored, [N_STEPS])[0].ratios.by_case.values()) == [pytest.approx(1.2)]
 
 
 def test_rows_have_the_mean_over_workloads_and_the_error_of_the_seeds() -> None:
@@ -51,14 +51,16 @@ def test_rows_have_the_mean_over_workloads_and_the_error_of_the_seeds() -> None:
     for name, own in best.items():
         key = RunKey(name, WORKLOADS[name].version, "linear", 0.01, 0, N_STEPS)
         scored |= {RunKey(**{**key.__dict__, "seed": seed}): 1.0 for seed in own}
-    found = rows(ratios(scored), [N_STEPS])
+    found = rows(scored, [N_STEPS])
     assert [row.seeds for row in found] == list(GROUPS)
     stored, fresh, every = found
-    assert stored.ratio == pytest.approx(math.sqrt(1.1))
-    assert stored.error is None  # with one seed alone
-    assert (fresh.n_cases, fresh.n_ruined, fresh.worst_case) == (4, 1, f"mlp, {FRESH + 1}")
-    assert fresh.ratio == pytest.approx(1.6**0.25)
-    assert fresh.error == pytest.approx(math.log(1.6) / 4)
-    assert every.n_cases == 6
+    assert stored.ratios.mean == pytest.approx(math.sqrt(1.1))
+    assert stored.ratios.standard_error is None  # with one seed alone
+    assert fresh.ruins is not None
+    assert (len(fresh.ratios.by_case), len(fresh.ruins.ruined)) == (4, 1)
+    assert (fresh.ratios.worst_case.workload, fresh.ratios.worst_case.seed) == ("mlp", FRESH + 1)
+    assert fresh.ratios.mean == pytest.approx(1.6**0.25)
+    assert fresh.ratios.standard_error == pytest.approx(math.log(1.6) / 4)
+    assert len(every.ratios.by_case) == 6
     assert "from 4 on" in as_markdown(found)
     assert len(draw(found).axes) == 1
